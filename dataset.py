@@ -1,0 +1,222 @@
+"""Reads a dataset of labelled photographs, in the layout of Kaggle's Human Action Recognition set or as class folders.
+
+    ROOT/Training_set.csv   filename,label      ROOT/train/<class>/*.jpg
+    ROOT/train/*.jpg                            ROOT/test/<class>/*.jpg    (optional)
+    ROOT/Testing_set.csv    filename[,label]
+    ROOT/test/*.jpg
+
+The first column may also be called `image_path`. ROOT may be the folder above `Human Action Recognition/`, which the
+unzipped archive contains. Labels are any names; nothing here knows the fifteen actions.
+"""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+TRAIN_CSV, TEST_CSV = "Training_set.csv", "Testing_set.csv"
+ARCHIVE_FOLDER = "Human Action Recognition"
+NAME_FILE = "dataset.json"  # optional, {"name": …}: what the dataset calls itself in results
+NAME_COLUMNS = ("filename", "image_path")
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture: its name relative to the dataset's folder (with "/"), its file, its label (None where unlabelled)."""
+
+    name: str
+    path: Path
+    label: str | None
+
+
+@dataclass
+class ActionData:
+    """What a dataset folder holds. `test` is labelled as a whole or not at all."""
+
+    name: str
+    root: Path
+    classes: list[str]
+    train: list[Sample]
+    test: list[Sample] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)  # picture files that no row names
+
+    @property
+    def test_is_labelled(self) -> bool:
+        return bool(self.test) and self.test[0].label is not None
+
+
+def find_root(folder: Path) -> Path | None:
+    """Returns the folder that holds a dataset (`folder` or the archive's folder inside it), or None."""
+    for root in (folder, folder / ARCHIVE_FOLDER):
+        if (root / TRAIN_CSV).is_file() or (root / "train").is_dir():
+            return root
+    return None
+
+
+def read_dataset(folder: Path) -> ActionData:
+    """Reads and checks a dataset's lists; opens no picture.
+
+    Raises: InputError naming file, row and value.
+    """
+    root = find_root(folder)
+    if root is None:
+        raise InputError(f"{folder}: holds neither {TRAIN_CSV} nor a folder train/ (see README, 'The real data')")
+    if (root / TRAIN_CSV).is_file():
+        train, test = read_csv(root, TRAIN_CSV, "train", True), []
+        if (root / TEST_CSV).is_file():
+            test = read_csv(root, TEST_CSV, "test", False)
+    else:
+        train, test = read_class_folders(root / "train", root), read_class_folders(root / "test", root)
+        if not train:
+            raise InputError(f"{root}: {TRAIN_CSV} is missing, and train/ has no class folders with pictures in them")
+    classes = sorted({sample.label for sample in train})
+    if len(classes) < 2:
+        raise InputError(f"{root}: only one class ({classes[0]}); at least two are needed")
+    for sample in test:
+        if sample.label is not None and sample.label not in classes:
+            raise InputError(f"{root}: {sample.name} has the label {sample.label!r}, which no training picture has")
+    listed = {sample.name for sample in train + test}
+    on_disk = (file.relative_to(root).as_posix() for part in ("train", "test") for file in image_files(root / part))
+    return ActionData(dataset_name(root), root, classes, train, test, sorted(set(on_disk) - listed))
+
+
+def dataset_name(root: Path) -> str:
+    """The name in `dataset.json`, else the folder's."""
+    if (root / NAME_FILE).is_file():
+        return json.loads((root / NAME_FILE).read_text(encoding="utf-8"))["name"]
+    return root.resolve().name
+
+
+def read_csv(root: Path, csv_name: str, folder: str, need_labels: bool) -> list[Sample]:
+    """Reads one CSV. Labels must stand in all rows, or (unless `need_labels`) in none."""
+    path = root / csv_name
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        if not columns or columns[0] not in NAME_COLUMNS:
+            raise InputError(f"{path}: the first column must be filename or image_path, found {columns[:1] or 'none'}")
+        if need_labels and "label" not in columns:
+            raise InputError(f"{path}: no column 'label', found {columns}")
+        rows = [(reader.line_num, (row[columns[0]] or "").strip(), (row.get("label") or "").strip()) for row in reader]
+    if not rows:
+        raise InputError(f"{path}: has no rows")
+    need_labels = need_labels or any(label for _, _, label in rows)
+    samples, seen = [], {}
+    for line, value, label in rows:
+        where = f"{path}, row {line}"
+        if need_labels and not label:
+            raise InputError(f"{where}: {value} has an empty label")
+        file = resolve_name(root, folder, value, where)
+        name = file.relative_to(root).as_posix()
+        if name in seen:
+            raise InputError(f"{where}: {value} is listed already in row {seen[name]}; delete one of the two")
+        seen[name] = line
+        samples.append(Sample(name, file, label or None))
+    return samples
+
+
+def resolve_name(root: Path, folder: str, value: str, where: str) -> Path:
+    """The file that a CSV's value names, looked for in `root/folder` and, as some copies have it, in `root`."""
+    if not value:
+        raise InputError(f"{where}: empty file name")
+    pure = PurePosixPath(value.replace("\\", "/"))
+    inside = Path(os.path.normpath(root / folder / pure))
+    if pure.is_absolute() or Path(value).is_absolute() or not inside.is_relative_to(os.path.normpath(root / folder)):
+        raise InputError(f"{where}: {value!r} leaves the folder {root / folder}; give names inside it")
+    for candidate in (root / folder / pure, root / pure):
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"{where}: the file {root / folder / pure} does not exist")
+
+
+def read_class_folders(folder: Path, root: Path) -> list[Sample]:
+    """Reads `folder/<class>/*`; empty where there is no such folder. Files directly in `folder` have no label."""
+    files = [file for file in image_files(folder) if file.parent != folder]
+    return [Sample(file.relative_to(root).as_posix(), file, file.relative_to(folder).parts[0]) for file in files]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The picture files in `folder` and below, sorted; hidden ones left out."""
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(file for file in files if file.is_file() and not file.name.startswith("."))
+
+
+def class_counts(samples: Sequence[Sample]) -> Counter[str]:
+    return Counter(sample.label for sample in samples if sample.label is not None)
+
+
+def load_image(path: Path) -> Image.Image:
+    """Decodes a picture file to upright 8-bit RGB, transparent parts over white.
+
+    Raises: OSError (Pillow's) where the file is missing, truncated or no picture.
+    """
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)  # also decodes
+    if image.mode.startswith("I;16"):
+        image = image.point(lambda value: value / 257).convert("L")  # Pillow would clip 0..65535 at 255
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def to_normalised() -> list[v2.Transform]:
+    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+
+
+def train_transform(size: int, flip: bool = True) -> v2.Compose:
+    """Random crop of 8 to 100 % of the area, resized, flipped half of the time: an RGB image to (3, size, size)."""
+    flips = [v2.RandomHorizontalFlip()] if flip else []
+    return v2.Compose([v2.RandomResizedCrop(size), *flips, *to_normalised()])
+
+
+def eval_transform(size: int) -> v2.Compose:
+    """The whole picture squeezed into a square, since a centre crop would cut people off: RGB to (3, size, size)."""
+    return v2.Compose([v2.Resize((size, size)), *to_normalised()])
+
+
+class HarDataset(Dataset):
+    """Pictures and class indices: item i is (transform(picture) of shape (3, S, S), class index or -1).
+
+    Args:
+        seeds: one number a picture makes random transforms repeatable, whatever the order of reading.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        classes: Sequence[str],
+        transform: Callable[[Image.Image], Tensor],
+        seeds: Sequence[int] | None = None,
+    ) -> None:
+        self.samples, self.transform, self.seeds = list(samples), transform, seeds
+        index = {name: position for position, name in enumerate(classes)}
+        self.targets = [index.get(sample.label, -1) for sample in self.samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, item: int) -> tuple[Tensor, int]:
+        try:
+            image = load_image(self.samples[item].path)
+        except OSError as error:
+            raise InputError(f"{self.samples[item].path}: cannot be read ({error})") from error
+        if self.seeds is None:
+            return self.transform(image), self.targets[item]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seeds[item])
+            return self.transform(image), self.targets[item]

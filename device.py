@@ -1,0 +1,50 @@
+"""Which device computes, and in which precision."""
+
+import os
+
+import torch
+
+from errors import InputError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Returns the device of that name; "auto" takes CUDA, else Apple's MPS, else the CPU.
+
+    Raises: InputError where the device named is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: not to be had here ({reason}); use --device auto") from error
+
+
+def pick_precision(device: torch.device, name: str = "auto") -> torch.dtype:
+    """Returns the dtype to compute in: "auto" takes bfloat16 where the hardware multiplies it, fp16 on older GPUs.
+
+    A CPU without bfloat16 instructions emulates it at half the speed of float32, hence the look at the instructions.
+    """
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    if device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):  # the last is Arm's
+            return torch.bfloat16
+    return torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def pick_workers(device: torch.device, workers: int | None) -> int:
+    """Processes that decode pictures: none beside a CPU, whose cores the network keeps busy, else up to eight."""
+    if workers is not None:
+        return workers
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

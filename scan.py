@@ -1,0 +1,85 @@
+"""Looks at every picture once: is it readable, how large is it, and which others show the same?"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
+
+from dataset import load_image
+
+NEAR_BITS = 4  # pictures whose 64-bit difference hashes differ in so few bits count as one
+BLOCK = 2048  # rows of the distance matrix held at a time
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one picture file turned out to be; `error` is None where it can be read."""
+
+    sha256: str
+    dhash: int = 0
+    width: int = 0
+    height: int = 0
+    error: str | None = None
+
+
+def scan_file(path: Path) -> Scan:
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        image = load_image(path)
+        return Scan(sha256, int(str(imagehash.dhash(image)), 16), *image.size)
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
+        return Scan(sha256, error=" ".join(str(error).split()) or type(error).__name__)
+
+
+def scan_files(paths: Sequence[Path], memory: Path) -> list[Scan]:
+    """Scans files, with a progress bar; what was seen before, and has its size and time still, is not read again.
+
+    Args:
+        memory: a JSON file that keeps the scans from run to run.
+    """
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        known = {}
+    stamps = {path: (stat.st_size, stat.st_mtime_ns) for path in set(paths) for stat in [path.stat()]}
+    keys = {path: f"{path.resolve()}|{size}|{time}" for path, (size, time) in stamps.items()}
+    todo = [path for path in stamps if keys[path] not in known]
+    if todo:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding the interpreter
+            scans = tqdm(pool.map(scan_file, todo), "check pictures", len(todo), unit=" images")
+            known |= {keys[path]: asdict(scan) for path, scan in zip(todo, scans, strict=True)}
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        partial = memory.with_name(f"{memory.name}.{os.getpid()}")
+        partial.write_text(json.dumps(known), encoding="utf-8")
+        os.replace(partial, memory)
+    return [Scan(**known[keys[path]]) for path in paths]
+
+
+def group_duplicates(scans: Sequence[Scan], near_bits: int = NEAR_BITS) -> np.ndarray:
+    """Numbers groups of pictures that are copies: equal bytes, or difference hashes at most `near_bits` apart.
+
+    The hash compares neighbouring pixels of a 9x8 thumbnail (Krawetz 2013, "Kind of Like That").
+
+    Returns: (N,) group numbers; two pictures share one if a chain of copies leads from one to the other.
+    """
+    bytes_of = np.unique([scan.sha256 for scan in scans], return_inverse=True)[1]
+    hashes = np.array([scan.dhash for scan in scans], dtype=np.uint64)
+    first = {number: index for index, number in reversed(list(enumerate(bytes_of)))}
+    left, right = [np.array([first[number] for number in bytes_of])], [np.arange(len(scans))]
+    for start in range(0, len(scans), BLOCK):
+        distance = np.bitwise_count(hashes[start : start + BLOCK, None] ^ hashes[None, start:])  # (≤BLOCK, N - start)
+        rows, columns = np.nonzero(distance <= near_bits)
+        left.append(rows + start)
+        right.append(columns + start)
+    edges = np.concatenate(left), np.concatenate(right)
+    graph = coo_array((np.ones(len(edges[0]), dtype=bool), edges), shape=(len(scans), len(scans)))
+    return connected_components(graph, directed=False)[1]
