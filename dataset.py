@@ -58,6 +58,11 @@ class ActionData:
     def test_is_labelled(self) -> bool:
         return bool(self.test) and self.test[0].label is not None
 
+    @property
+    def labelled(self) -> list[Sample]:
+        """Everything that can be trained or tested on."""
+        return self.train + (self.test if self.test_is_labelled else [])
+
 
 def find_root(folder: Path) -> Path | None:
     """Returns the folder that holds a dataset (`folder` or the archive's folder inside it), or None."""
@@ -178,15 +183,15 @@ def to_normalised() -> list[v2.Transform]:
     return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
 
 
-def train_transform(size: int, flip: bool = True) -> v2.Compose:
-    """Random crop of 8 to 100 % of the area, resized, flipped half of the time: an RGB image to (3, size, size)."""
+def train_transform(size: int, smallest: float = 0.08, flip: bool = True) -> v2.Compose:
+    """A random crop of `smallest` to 1 of the area, resized, mirrored half of the time: RGB to (3, size, size)."""
     flips = [v2.RandomHorizontalFlip()] if flip else []
-    return v2.Compose([v2.RandomResizedCrop(size), *flips, *to_normalised()])
+    return v2.Compose([v2.RandomResizedCrop(size, (smallest, 1.0)), *flips, *to_normalised()])
 
 
 def eval_transform(size: int) -> v2.Compose:
-    """The whole picture squeezed into a square, since a centre crop would cut people off: RGB to (3, size, size)."""
-    return v2.Compose([v2.Resize((size, size)), *to_normalised()])
+    """Short side to size * 8 / 7 (224: 256), then the square in the middle: RGB to (3, size, size)."""
+    return v2.Compose([v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size), *to_normalised()])
 
 
 class HarDataset(Dataset):

@@ -27,6 +27,7 @@ from errors import InputError
 from model import MAP_CHANNELS, STRIDE
 
 BATCH = 32  # the backbone's throughput on a CPU is flat from here on, and 64 pictures need 1 GB
+SMALLEST_CROP = 0.35  # of the area: a cached crop comes back every epoch, and should show the action each time
 FORMAT = 1  # to be raised when the same recipe would give other numbers
 
 
@@ -44,7 +45,7 @@ class FeatureStore:
     def __init__(self, folder: Path, weights_sha256: str, view: int, size: int, dtype: torch.dtype) -> None:
         self.view, self.side, self.dtype = view, size // STRIDE, dtype
         # Flips are left to the maps, where they cost nothing: a view stands for its mirror image too.
-        self.transform: v2.Compose = train_transform(size, flip=False) if view else eval_transform(size)
+        self.transform: v2.Compose = train_transform(size, SMALLEST_CROP, flip=False) if view else eval_transform(size)
         recipe = {
             "format": FORMAT,
             "weights": weights_sha256,

@@ -14,7 +14,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from dataset import load_image
+from dataset import Sample, load_image
+from errors import InputError
+from files import write_text
 
 NEAR_BITS = 4  # pictures whose 64-bit difference hashes differ in so few bits count as one
 BLOCK = 2048  # rows of the distance matrix held at a time
@@ -57,11 +59,21 @@ def scan_files(paths: Sequence[Path], memory: Path) -> list[Scan]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding the interpreter
             scans = tqdm(pool.map(scan_file, todo), "check pictures", len(todo), unit=" images")
             known |= {keys[path]: asdict(scan) for path, scan in zip(todo, scans, strict=True)}
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        partial = memory.with_name(f"{memory.name}.{os.getpid()}")
-        partial.write_text(json.dumps(known), encoding="utf-8")
-        os.replace(partial, memory)
+        write_text(memory, json.dumps(known))
     return [Scan(**known[keys[path]]) for path in paths]
+
+
+def check_pictures(samples: Sequence[Sample], memory: Path, skip_bad: bool) -> dict[str, Scan]:
+    """Scans the pictures of samples. Returns the readable ones' scans by sample name.
+
+    Raises: InputError listing every unreadable picture, unless `skip_bad`.
+    """
+    scans = dict(zip((sample.name for sample in samples), scan_files([s.path for s in samples], memory), strict=True))
+    bad = [f"  {sample.path}: {scans[sample.name].error}" for sample in samples if scans[sample.name].error]
+    if bad and not skip_bad:
+        lines = "\n".join(bad)
+        raise InputError(f"{len(bad)} unreadable picture(s); replace them, or leave them out with --skip-bad:\n{lines}")
+    return {name: scan for name, scan in scans.items() if scan.error is None}
 
 
 def group_duplicates(scans: Sequence[Scan], near_bits: int = NEAR_BITS) -> np.ndarray:

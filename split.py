@@ -31,12 +31,12 @@ def split_data(data: ActionData, groups: Sequence[int], seed: int) -> Split:
     """Splits a dataset. The test part is the labelled test set, else a held-out share; then train/val 80/20.
 
     Args:
-        groups: a number for each picture of `data.train + data.test`; copies share one (see `scan.group_duplicates`).
+        groups: a number for each picture of `data.labelled`; copies share one (see `scan.group_duplicates`).
 
     Raises: InputError naming the class that is too small.
     """
     rng = np.random.default_rng(seed)
-    numbers = dict(zip((sample.name for sample in data.train + data.test), groups, strict=True))
+    numbers = dict(zip((sample.name for sample in data.labelled), groups, strict=True))
     pool, test, left_out = data.train, data.test, []
     if data.test_is_labelled:
         taken = {numbers[sample.name] for sample in test}

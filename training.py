@@ -1,19 +1,133 @@
-"""One epoch of training, one pass of evaluation. Neither knows whether its inputs are pictures or feature maps."""
+"""The training loop. It does not know whether its inputs are pictures or feature maps."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
 
 from device import autocast
 from errors import InputError
+from feeds import Batches, CachedFeed, Forward, PictureFeed
 from metrics import summarise
+from model import ActionNet
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-Forward = Callable[[Tensor], Tensor]
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the head is trained. The defaults are those of `train.py`."""
+
+    views: int = 2  # cached views of each training picture: the whole and views - 1 random crops; 0: no cache
+    batch_size: int = 128
+    optimizer: str = "adamw"  # or "adam"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    schedule: str = "cosine"  # or "constant"
+    warmup: float = 1.0  # epochs
+    label_smoothing: float = 0.1
+    dropout: float = 0.3
+    channel_dropout: float = 0.2
+    mixup: float = 0.2  # alpha of the beta distribution; 0: off
+    coarse: float = 0.7  # share of the epochs that see the maps averaged from 7x7 to 4x4, at a third of the cost
+    patience: int = 5  # full-size epochs without a smaller validation loss before training ends; 0: never
+
+    def coarse_epochs(self, epochs: int) -> int:
+        return round(self.coarse * epochs)
+
+
+PLAIN = Recipe(
+    views=0,
+    batch_size=32,
+    optimizer="adam",
+    weight_decay=0.0,
+    schedule="constant",
+    warmup=0.0,
+    label_smoothing=0.0,
+    dropout=0.0,
+    channel_dropout=0.0,
+    mixup=0.0,
+    coarse=0.0,
+    patience=0,
+)
+
+
+@dataclass
+class State:
+    """What changes from step to step beside the model, and the epochs so far (rows of `metrics.jsonl`)."""
+
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+    scaler: torch.amp.GradScaler
+    epoch_steps: int
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name).state_dict() for name in ("optimizer", "scheduler", "scaler")}
+        return parts | {"history": self.history}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in ("optimizer", "scheduler", "scaler"):
+            getattr(self, name).load_state_dict(state[name])
+        self.history = state["history"]
+
+
+def start(model: ActionNet, recipe: Recipe, epochs: int, count: int, device: torch.device, dtype: torch.dtype) -> State:
+    """A fresh state for training on `count` pictures an epoch."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    optimizer = kind(model.head_parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    steps = math.ceil(count / recipe.batch_size)
+    if recipe.schedule == "constant":
+        scheduler = LambdaLR(optimizer, lambda step: 1.0)
+    else:
+        scheduler = warmup_cosine(optimizer, round(recipe.warmup * steps), epochs * steps)
+    return State(optimizer, scheduler, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16), steps)
+
+
+def fit(
+    model: ActionNet,
+    feed: CachedFeed | PictureFeed,
+    recipe: Recipe,
+    epochs: int,
+    seed: int,
+    state: State,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_epoch: Callable[[bool], None],
+) -> None:
+    """Trains until `epochs` are done or patience is at its end.
+
+    Every epoch appends a row to `state.history` and calls `on_epoch` with whether its validation loss is the smallest.
+    """
+    for epoch in range(len(state.history) + 1, epochs + 1):
+        best = best_epoch(state.history)
+        if recipe.patience and best and epoch - 1 - max(best["epoch"], recipe.coarse_epochs(epochs)) >= recipe.patience:
+            return
+        begin = time.perf_counter()
+        torch.manual_seed(seed * 1_000_003 + epoch)  # each epoch stands alone, so that a resumed run repeats it
+        lr = state.optimizer.param_groups[0]["lr"]
+        model.train()
+        with tqdm(total=len(feed), desc=f"epoch {epoch}", unit=" images", leave=False) as bar:
+            batches = shown(to_device(feed.train(epoch), device), bar)
+            train = train_epoch(
+                feed.forward, batches, state, recipe, device, dtype, np.random.default_rng((seed, epoch))
+            )
+        model.eval()
+        val = summarise(*predict(feed.forward, to_device(feed.val(), device), device, dtype))
+        seconds = round(time.perf_counter() - begin, 2)
+        state.history.append({"epoch": epoch, "train": train, "val": val, "lr": lr, "seconds": seconds})
+        on_epoch(best is None or val["loss"] < best["val"]["loss"])
+
+
+def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row with the smallest validation loss; None where there is none yet."""
+    return min(history, key=lambda row: row["val"]["loss"], default=None)
 
 
 def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
@@ -38,21 +152,26 @@ def mix(inputs: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor,
     return (inputs if share == 1 else inputs.mul(share).add_(inputs[partners], alpha=1 - share)), partners, share
 
 
-def to_device(batches: Batches, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def to_device(batches: Batches, device: torch.device) -> Batches:
     for inputs, targets in batches:
-        yield inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        inputs = inputs.to(device, non_blocking=True, memory_format=torch.channels_last)
+        yield inputs, targets.to(device, non_blocking=True)
+
+
+def shown(batches: Batches, bar: tqdm) -> Batches:
+    """Passes batches on and moves the progress bar by their pictures."""
+    for inputs, targets in batches:
+        yield inputs, targets
+        bar.update(len(targets))
 
 
 def train_epoch(
     forward: Forward,
     batches: Batches,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LambdaLR,
-    scaler: torch.amp.GradScaler,
+    state: State,
+    recipe: Recipe,
     device: torch.device,
     dtype: torch.dtype,
-    label_smoothing: float,
-    mixup: float,
     rng: np.random.Generator,
 ) -> dict[str, float]:
     """Trains on every batch once.
@@ -63,20 +182,20 @@ def train_epoch(
     Raises: InputError where the loss stops being a number.
     """
     all_logits, all_targets = [], []
-    for inputs, targets in to_device(batches, device):
-        inputs, partners, share = mix(inputs, mixup, rng)
+    for inputs, targets in batches:
+        inputs, partners, share = mix(inputs, recipe.mixup, rng)
         with autocast(device, dtype):
             logits = forward(inputs)  # (B, K)
         logits = logits.float()
-        loss = nn.functional.cross_entropy(logits, targets, label_smoothing=label_smoothing) * share
+        loss = share * cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
         if share < 1:
-            partner_loss = nn.functional.cross_entropy(logits, targets[partners], label_smoothing=label_smoothing)
+            partner_loss = cross_entropy(logits, targets[partners], label_smoothing=recipe.label_smoothing)
             loss = loss + (1 - share) * partner_loss
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        scheduler.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scaler.scale(loss).backward()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.scheduler.step()
         all_logits.append(logits.detach())
         all_targets.append(targets)
     logits, targets = torch.cat(all_logits).cpu(), torch.cat(all_targets).cpu()
@@ -89,7 +208,7 @@ def train_epoch(
 def predict(forward: Forward, batches: Batches, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Returns logits (N, K) in float32 and targets (N,), on the CPU."""
     all_logits, all_targets = [], []
-    for inputs, targets in to_device(batches, device):
+    for inputs, targets in batches:
         with autocast(device, dtype):
             all_logits.append(forward(inputs).float().cpu())
         all_targets.append(targets.cpu())

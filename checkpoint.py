@@ -1,0 +1,109 @@
+"""Runs and checkpoints on disk: the only place that knows their format.
+
+results/<run>/best.pt       the whole network at its best epoch, and the record; opens with weights_only=True
+results/<run>/best.json     the record, readable
+results/<run>/last.pt       head, optimiser and schedule after the last epoch, for --resume
+results/<run>/split.json    file names by part
+results/<run>/metrics.jsonl one line per epoch
+"""
+
+import pickle
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataset import IMAGENET_MEAN, IMAGENET_STD
+from errors import InputError
+from files import write_json, write_whole
+from model import ActionNet
+
+BEST, LAST, RECORD, SPLIT, METRICS = "best.pt", "last.pt", "best.json", "split.json", "metrics.jsonl"
+
+
+def preprocessing(image_size: int) -> dict[str, Any]:
+    """What `dataset.eval_transform` does, in words and numbers, for whoever reads a checkpoint."""
+    return {
+        "image_size": image_size,
+        "resize": f"short side to {round(image_size * 8 / 7)}, bilinear, antialiased; then the square in the middle",
+        "colour": "RGB, 0..1",
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+    }
+
+
+def versions() -> dict[str, str]:
+    names = ("torch", "torchvision", "numpy", "pillow", "scikit-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def commit() -> str | None:
+    """The commit of the code, with "+" where files differ from it; None outside a git checkout."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    try:
+        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+def save_best(run: Path, model: ActionNet, record: dict[str, Any], split: dict[str, list[str]]) -> None:
+    """Writes `best.pt` (with backbone, so that the file is all that is needed) and `best.json`."""
+    content = {"model": model.state_dict(), "stride_on": model.stride_on, "record": record, "split": split}
+    write_whole(run / BEST, lambda partial: torch.save(content, partial))
+    write_json(run / RECORD, record)
+
+
+def load_model(run: Path, device: torch.device) -> tuple[ActionNet, dict[str, Any], dict[str, list[str]]]:
+    """Returns the network of a run, ready to predict, its record (keys of `best.json`) and its split (file names).
+
+    Raises: InputError where the file is damaged.
+    """
+    path = run / BEST
+    content = read_checkpoint(path, device)
+    record = content["record"]
+    model = ActionNet(len(record["classes"]), content["stride_on"])
+    model.load_state_dict(content["model"])
+    model = model.to(device, memory_format=torch.channels_last).eval()
+    return model, record, content["split"]
+
+
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: no readable checkpoint ({str(error).splitlines()[0]})") from error
+
+
+def save_last(run: Path, model: ActionNet, state: dict[str, Any]) -> None:
+    """Writes `last.pt`; the backbone is left out, since it never changes."""
+    head = {key: value for key, value in model.state_dict().items() if not key.startswith("base_model.")}
+    write_whole(run / LAST, lambda partial: torch.save({"head": head, **state}, partial))
+
+
+def load_last(run: Path, model: ActionNet, device: torch.device) -> dict[str, Any]:
+    """Puts the last epoch's head into `model` and returns the rest of the state."""
+    state = read_checkpoint(run / LAST, device)
+    missing, unexpected = model.load_state_dict(state.pop("head"), strict=False)
+    if unexpected or any(not key.startswith("base_model.") for key in missing):
+        raise InputError(f"{run / LAST}: belongs to another network")
+    return state
+
+
+def find_run(results: Path, name: str = "", needs: str = BEST) -> Path:
+    """Returns the folder of the run `name`, or of the newest one that has the file `needs`.
+
+    Raises: InputError naming the folder and the runs that there are.
+    """
+    runs = sorted(results.glob(f"*/{needs}"), key=lambda path: path.stat().st_mtime)
+    if name and (results / name / needs).is_file():
+        return results / name
+    if name:
+        there = ", ".join(path.parent.name for path in runs) or "none"
+        raise InputError(f"--run {name}: {results / name} has no {needs}; runs that have: {there}")
+    if not runs:
+        raise InputError(f"{results}: no run with {needs} there; run train.py first")
+    return runs[-1].parent

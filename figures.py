@@ -1,0 +1,95 @@
+"""The pictures of `results/`. They draw numbers that are given; none is computed here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from dataset import load_image
+from files import write_whole
+
+TRAIN, VAL, RIGHT, WRONG = "#4c72b0", "#dd8452", "#3a923a", "#c03d3e"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG in one step; needs no screen."""
+    write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=120, bbox_inches="tight"))
+
+
+def learning_curves(history: Sequence[dict[str, Any]], best: int, title: str, path: Path) -> None:
+    """Loss and accuracy over epochs (rows of `metrics.jsonl`), the best epoch marked."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for axes, key, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=True):
+        for part, colour, label in (("train", TRAIN, "training"), ("val", VAL, "validation")):
+            axes.plot(epochs, [row[part][key] for row in history], ".-", color=colour, label=label)
+        value = history[best - 1]["val"][key]
+        shown = f"{value:.1%}" if key == "accuracy" else f"{value:.3f}"
+        axes.axvline(best, color="0.6", linestyle="--", zorder=0)
+        axes.plot(
+            best, value, "o", color=VAL, markersize=9, markerfacecolor="none", label=f"best epoch {best}: {shown}"
+        )
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.legend()
+        if key == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    figure.suptitle(title)
+    save(figure, path)
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
+    """Counts (K, K) beside the same normalised by row: where the pictures of each true class went."""
+    size = max(4.5, 0.42 * len(classes) + 1.2)
+    figure = Figure(figsize=(2 * size + 1.2, size + 0.4), layout="constrained")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    small = {"fontsize": 8 if len(classes) <= 20 else 5}
+    panels = ((counts, "pictures", "d"), (shares, "share of the true class", ".2f"))
+    for axes, (values, name, form) in zip(figure.subplots(1, 2), panels, strict=True):
+        image = axes.imshow(values, cmap="Blues", vmin=0, vmax=max(values.max(), 1e-9))
+        for (row, column), value in np.ndenumerate(values):
+            if value:
+                light = value > values.max() / 2
+                shown = format(value, form).removeprefix("0")
+                axes.text(column, row, shown, ha="center", va="center", color="white" if light else "0.2", **small)
+        axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(classes)), classes)
+        axes.set(xlabel="predicted", ylabel="true", title=name)
+        figure.colorbar(image, ax=axes, shrink=0.8)
+    figure.suptitle(title)
+    save(figure, path)
+
+
+def predictions(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+    """Pictures above their most probable classes, five in a line.
+
+    Args:
+        rows: for each picture `path`, `true`, `predicted` and `top`, a list of (class, probability), highest first.
+    """
+    lines = -(-len(rows) // 5)
+    figure = Figure(figsize=(15, 5.2 * lines + 0.5), layout="constrained")
+    grid = figure.subplots(2 * lines, 5, squeeze=False, height_ratios=[3, 2] * lines)
+    for axes in grid.flat[:]:
+        axes.set_visible(False)
+    for index, row in enumerate(rows):
+        picture, bars = grid[index // 5 * 2, index % 5], grid[index // 5 * 2 + 1, index % 5]
+        picture.set_visible(True)
+        bars.set_visible(True)
+        picture.imshow(load_image(row["path"]))
+        picture.set_axis_off()
+        right = row["true"] == row["predicted"]
+        picture.set_title(f"true: {row['true']}\npredicted: {row['predicted']}", color=RIGHT if right else WRONG)
+        names, values = zip(*row["top"], strict=True)
+        colours = [RIGHT if name == row["true"] else WRONG if name == row["predicted"] else "0.7" for name in names]
+        bars.barh(names, values, color=colours)
+        for position, value in enumerate(values):
+            bars.text(min(value + 0.02, 0.8), position, f"{value:.2f}", va="center", fontsize=9)
+        bars.invert_yaxis()
+        bars.set(xlim=(0, 1), xlabel="probability")
+        bars.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    save(figure, path)

@@ -1,0 +1,222 @@
+"""Tests the best checkpoint of a run, or predicts any pictures with it.
+
+    python predict5.py                        the newest run's test set
+    python predict5.py --run NAME --data DIR  another run; its dataset lies elsewhere now
+    python predict5.py PICTURE_OR_FOLDER …    a table of predictions; --csv FILE keeps it
+
+Writes results/<run>/test/: metrics.json, per_class.csv, conf_matrix.png and .csv, pred.png and .json (five pictures),
+mistakes.png and .json (the most confident ones), test_predictions.csv; for a Testing_set.csv without labels also
+predictions.csv (filename, label, probability).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import checkpoint
+import figures
+from console import run_script
+from dataset import ActionData, HarDataset, Sample, eval_transform, image_files, read_dataset
+from device import pick_device, pick_precision, pick_workers
+from errors import InputError
+from files import write_csv, write_json
+from metrics import TOP, confusion_matrix, report
+from model import ActionNet
+from scan import check_pictures
+from training import predict, shown, to_device
+
+PANELS, MISTAKES = 5, 10
+
+
+@dataclass
+class Args:
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Pictures or folders to predict; without any, the run's test set."""
+    run: str = ""
+    """Name of the run. Without it: the newest."""
+    data: Path | None = None
+    """Where the run's dataset lies now. Without it: where it lay in training."""
+    csv: Path | None = None
+    """With pictures: also write the table here."""
+    seed: int = 0
+    """Chooses the five pictures of pred.png."""
+    batch_size: int = 32
+    skip_bad: bool = False
+    """Leave unreadable pictures out instead of stopping."""
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    workers: int | None = None
+    cache: Path = Path("data/cache")
+    results: Path = Path("results")
+
+
+@dataclass
+class Predictor:
+    """A run's network, ready, and what its answers are called."""
+
+    args: Args
+    run: Path
+    model: ActionNet
+    record: dict[str, Any]
+    split: dict[str, list[str]]
+    device: torch.device
+
+    @property
+    def title(self) -> str:
+        return f"{self.record['dataset']} · {self.record['weights']} · run {self.run.name}"
+
+    def __call__(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        """Logits (N, K) and class indices (N,) of pictures, -1 where unlabelled."""
+        args, device = self.args, self.device
+        transform = eval_transform(self.record["image_size"])
+        pictures = HarDataset(samples, self.record["classes"], transform)
+        loader = DataLoader(pictures, args.batch_size, num_workers=pick_workers(device, args.workers))
+        with tqdm(total=len(samples), desc="predict", unit=" images") as bar:
+            batches = shown(to_device(loader, device), bar)
+            return predict(self.model, batches, device, pick_precision(device, args.precision))
+
+
+def main(args: Args) -> None:
+    if args.csv and not args.images:
+        raise InputError("--csv goes with pictures; the test set's tables lie in results/<run>/test/ anyway")
+    device = pick_device(args.device)
+    run = checkpoint.find_run(args.results, args.run)
+    predictor = Predictor(args, run, *checkpoint.load_model(run, device), device)
+    if args.images:
+        predict_images(predictor)
+    else:
+        test(predictor)
+
+
+def predict_images(predictor: Predictor) -> None:
+    """Prints a table of predictions for pictures and folders."""
+    args = predictor.args
+    samples = []
+    for path in args.images:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        files = image_files(path) if path.is_dir() else [path]
+        if not files:
+            raise InputError(f"{path}: no pictures in it")
+        samples += [Sample(str(file), file, None) for file in files]
+    samples = list({sample.name: sample for sample in samples}.values())
+    samples = readable(samples, args)
+    logits, _ = predictor(samples)
+    rows = describe(samples, logits, predictor.record["classes"])
+    width = max(len(row["filename"]) for row in rows)
+    for row in rows:
+        print(f"{row['filename']:{width}s}  " + "  ".join(f"{name} {value:.2f}" for name, value in row["top"][:3]))
+    if args.csv:
+        keys = ("filename", "predicted", "probability")
+        write_csv(args.csv, [("filename", "label", "probability"), *([row[key] for key in keys] for row in rows)])
+        print(f"written: {args.csv}")
+    print(f"{len(rows)} pictures, network: {predictor.title}")
+
+
+def readable(samples: list[Sample], args: Args) -> list[Sample]:
+    good = check_pictures(samples, args.cache / "scans.json", args.skip_bad)
+    if not good:
+        raise InputError("none of the pictures can be read")
+    return [sample for sample in samples if sample.name in good]
+
+
+def describe(samples: Sequence[Sample], logits: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """For each picture its name, true and predicted class, probability and the five most probable classes."""
+    values, indices = logits.softmax(1).topk(min(TOP, len(classes)), dim=1)
+    rows = []
+    for sample, probabilities, order in zip(samples, values.tolist(), indices.tolist(), strict=True):
+        top = [(classes[index], round(value, 6)) for index, value in zip(order, probabilities, strict=True)]
+        rows.append({
+            "filename": sample.name, "path": sample.path, "true": sample.label,
+            "predicted": top[0][0], "probability": top[0][1], "top": top,
+        })  # fmt: skip
+    return rows
+
+
+def test(predictor: Predictor) -> None:
+    """Measures the test set of the run's own split, prints the figures and writes them with their pictures."""
+    record, folder = predictor.record, predictor.run / "test"
+    data = read_dataset(predictor.args.data or Path(record["data"]))
+    samples = test_samples(predictor, data)
+    logits, targets = predictor(samples)
+    figures_of_test = report(logits, targets, record["classes"])
+    rows = describe(samples, logits, record["classes"])
+    about = {key: record[key] for key in ("dataset", "weights", "weights_sha256", "epoch", "seed")}
+    write_json(folder / "metrics.json", figures_of_test | about | {"run": predictor.run.name})
+    print_metrics(figures_of_test)
+    write_tables(folder, figures_of_test, rows, confusion_matrix(logits, targets, len(record["classes"])), record)
+    draw(predictor, folder, rows, confusion_matrix(logits, targets, len(record["classes"])), figures_of_test)
+    if data.test and not data.test_is_labelled:
+        unlabelled = readable(data.test, predictor.args)
+        answers = describe(unlabelled, predictor(unlabelled)[0], record["classes"])
+        table = [(Path(row["filename"]).name, row["predicted"], row["probability"]) for row in answers]
+        write_csv(folder / "predictions.csv", [("filename", "label", "probability"), *table])
+    print("written: " + "  ".join(str(path) for path in sorted(folder.iterdir())))
+    print(f"{predictor.title}: test accuracy {figures_of_test['accuracy']:.4f} on {figures_of_test['n']} pictures")
+
+
+def test_samples(predictor: Predictor, data: ActionData) -> list[Sample]:
+    """The test part of the run's split, found in its dataset. Raises: InputError where a picture of it is gone."""
+    there = {sample.name: sample for sample in data.labelled}
+    missing = [name for name in predictor.split["test"] if name not in there]
+    if missing:
+        raise InputError(f"{data.root}: {missing[0]} and {len(missing) - 1} more of the run's test set are not there")
+    samples = [there[name] for name in predictor.split["test"]]
+    unknown = {sample.label for sample in samples} - set(predictor.record["classes"])
+    if unknown:
+        raise InputError(f"{data.root}: the run does not know the class {min(unknown)!r}; give its own --data")
+    return samples
+
+
+def print_metrics(values: dict[str, Any]) -> None:
+    print(f"\ntest set: {values['n']} pictures")
+    for key in ("accuracy", "top5_accuracy", "loss", "precision", "recall", "f1"):
+        macro = f"   macro {values[f'macro_{key}']:.4f}" if f"macro_{key}" in values else ""
+        print(f"  {key:14s} {values[key]:.4f}{macro}")
+    width = max(len(name) for name in values["per_class"])
+    print(f"\n  {'class':{width}s}  precision  recall      F1     n")
+    for name, row in values["per_class"].items():
+        print(f"  {name:{width}s}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:6.3f}  {row['n']:4d}")
+    print()
+
+
+def write_tables(
+    folder: Path, values: dict[str, Any], rows: list[dict[str, Any]], counts: np.ndarray, record: dict[str, Any]
+) -> None:
+    columns = ("precision", "recall", "f1", "n")
+    per_class = [(name, *(row[key] for key in columns)) for name, row in values["per_class"].items()]
+    write_csv(folder / "per_class.csv", [("class", *columns), *per_class])
+    matrix = [(name, *line) for name, line in zip(record["classes"], counts.tolist(), strict=True)]
+    write_csv(folder / "conf_matrix.csv", [("true \\ predicted", *record["classes"]), *matrix])
+    keys = ("filename", "true", "predicted", "probability")
+    write_csv(folder / "test_predictions.csv", [keys, *([row[key] for key in keys] for row in rows)])
+
+
+def draw(
+    predictor: Predictor, folder: Path, rows: list[dict[str, Any]], counts: np.ndarray, values: dict[str, Any]
+) -> None:
+    title = predictor.title
+    accuracy = f"test accuracy {values['accuracy']:.1%} on {values['n']} pictures"
+    figures.confusion(counts, predictor.record["classes"], f"{title}\n{accuracy}", folder / "conf_matrix.png")
+    chosen = np.random.default_rng(predictor.args.seed).permutation(len(rows)).tolist()
+    one_a_class = list({rows[index]["true"]: rows[index] for index in chosen}.values())
+    wrong = sorted((row for row in rows if row["true"] != row["predicted"]), key=lambda row: -row["probability"])
+    for name, picked, what in (
+        ("pred", one_a_class[:PANELS], "sample predictions"),
+        ("mistakes", wrong[:MISTAKES], "most confident mistakes"),
+    ):
+        if picked:
+            figures.predictions(picked, f"{title}\n{what}", folder / f"{name}.png")
+        write_json(folder / f"{name}.json", [{k: v for k, v in row.items() if k != "path"} for row in picked])
+
+
+if __name__ == "__main__":
+    run_script(main, Args, __doc__)

@@ -1,0 +1,349 @@
+"""Trains the head on the frozen backbone's feature maps and keeps the epoch with the smallest validation loss.
+
+    python train.py                                  the dataset in data/, or the built-in sample
+    python train.py --data DIR --run NAME
+    python train.py --recipe plain                   no cache, no schedule, nothing but Adam
+    python train.py --resume --run NAME              goes on after an interruption
+
+Writes results/<run>/: best.pt, best.json, last.pt, split.json, metrics.jsonl, loss.png.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import checkpoint
+import figures
+import sample_data
+from console import run_script
+from dataset import ActionData, find_root, read_dataset
+from device import pick_device, pick_precision, pick_workers
+from errors import InputError
+from features import FeatureStore
+from feeds import CachedFeed, PictureFeed
+from files import write_json, write_text
+from model import STRIDE, ActionNet, build_model
+from scan import Scan, check_pictures, group_duplicates
+from split import Split, describe, split_data
+from training import PLAIN, Recipe, State, best_epoch, fit, start
+from weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
+
+RESUME_FREE = {"data", "cache", "results", "run", "resume", "device", "workers"}  # what may change on --resume
+
+
+@dataclass
+class Args:
+    data: Path | None = None
+    """Folder of the dataset. Without it: data/, or where that holds none, the built-in sample."""
+    run: str = ""
+    """Name of the run, a folder in results/. Without it: date and time (with --resume: the newest run)."""
+    resume: bool = False
+    """Go on with a run that was interrupted, with its own arguments."""
+    recipe: Literal["default", "plain"] = "default"
+    """plain: Adam at a fixed rate, fresh crops and flips and a backbone pass each epoch, batches of 32."""
+    weights: str = "auto"
+    """ImageNet weights: auto, v1, v2 (torchvision), npm, a FILE, or random (untrained, for trying things out)."""
+    epochs: int = 20
+    seed: int = 0
+    """Decides the split, the head's start, the order and all that is random."""
+    image_size: int = 224
+    """Side of the square that pictures are brought to, in pixels; a multiple of 32."""
+    views: int | None = None
+    """Cached views of each training picture: the whole and N - 1 random crops; 0: no cache. Default 2."""
+    batch_size: int | None = None
+    """Default 128."""
+    lr: float | None = None
+    """Highest learning rate. Default 0.001."""
+    weight_decay: float | None = None
+    """Default 0.05."""
+    warmup: float | None = None
+    """Epochs over which the rate rises before it falls along a cosine. Default 1."""
+    label_smoothing: float | None = None
+    """Default 0.1."""
+    dropout: float | None = None
+    """Share of the 256 pooled features dropped. Default 0.3."""
+    channel_dropout: float | None = None
+    """Share of the 2048 map channels dropped. Default 0.2."""
+    mixup: float | None = None
+    """Alpha of mixup on the maps; 0: off. Default 0.2."""
+    coarse: float | None = None
+    """Share of the epochs that train on maps of half the side, at a third of the cost. Default 0.7."""
+    patience: int | None = None
+    """Stop after so many epochs without a smaller validation loss; 0: never. Default 5."""
+    skip_bad: bool = False
+    """Leave unreadable pictures out instead of stopping."""
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    workers: int | None = None
+    """Processes that decode pictures."""
+    cache: Path = Path("data/cache")
+    results: Path = Path("results")
+
+    def resolve(self) -> Recipe:
+        """Returns the recipe, with what was given in place of its defaults. Raises: InputError on a contradiction."""
+        names = [field.name for field in fields(Recipe) if hasattr(self, field.name)]
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        base = PLAIN if self.recipe == "plain" else Recipe()
+        for name, value in given.items():
+            if self.recipe == "plain" and value != getattr(base, name):
+                option = name.replace("_", "-")
+                raise InputError(f"--recipe plain fixes --{option} at {getattr(base, name)}; leave --{option} out")
+        recipe = Recipe(**asdict(base) | given)
+        if recipe.views == 0 and self.recipe == "default":
+            if given.get("coarse"):
+                raise InputError("--coarse needs cached maps: leave it out, or give --views 1 or more")
+            recipe = Recipe(**asdict(recipe) | {"coarse": 0.0})
+        ranges = {"label_smoothing": (0, 1), "dropout": (0, 1), "channel_dropout": (0, 1), "coarse": (0, 1)}
+        for name in names:
+            low, high = ranges.get(name, (0, math.inf))
+            if not low <= getattr(recipe, name) <= high:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(recipe, name)}: must be {low} to {high}")
+        for name, value in (("epochs", self.epochs), ("batch-size", recipe.batch_size), ("lr", recipe.lr)):
+            if value <= 0:
+                raise InputError(f"--{name} {value}: must be above 0")
+        if self.image_size <= 0 or self.image_size % STRIDE:
+            raise InputError(f"--image-size {self.image_size}: must be a multiple of {STRIDE}")
+        if Path(self.run).name != self.run:
+            raise InputError(f"--run {self.run}: a name, not a path (runs lie in {self.results})")
+        return recipe
+
+
+@dataclass
+class Job:
+    """Everything that one run stands on."""
+
+    args: Args
+    recipe: Recipe
+    run: Path
+    data: ActionData
+    split: Split
+    scans: dict[str, Scan]
+    weights: BackboneWeights
+    device: torch.device
+    dtype: torch.dtype
+    seconds: dict[str, float]
+
+
+def main(args: Args) -> None:
+    job = prepare(args)
+    keep_split(job)
+    torch.manual_seed(job.args.seed)
+    model = build_model(job.weights, len(job.data.classes), job.recipe.dropout, job.recipe.channel_dropout)
+    model.to(job.device)
+    with phase(job.seconds, "features"):
+        feed = make_feed(job, model)
+    state = start(model, job.recipe, job.args.epochs, len(feed), job.device, job.dtype)
+    if job.args.resume:
+        resume(job, model, state)
+    record = describe_run(job)
+    print(TABLE_HEAD)
+    fit(
+        model, feed, job.recipe, job.args.epochs, job.args.seed, state, job.device, job.dtype,
+        on_epoch=lambda is_best: keep_epoch(job, model, state, record, is_best),
+    )  # fmt: skip
+    finish(job, state)
+
+
+def prepare(args: Args) -> Job:
+    """Finds data and weights, checks the pictures, splits them; writes nothing into results/."""
+    recipe = args.resolve()
+    if args.resume:
+        args = resumed_arguments(args)
+        recipe = args.resolve()
+    seconds: dict[str, float] = {}
+    device = pick_device(args.device)
+    dtype = pick_precision(device, args.precision)
+    run = run_folder(args)
+    data = find_data(args, seconds)
+    with phase(seconds, "weights"):
+        weights = find_weights(args.weights, data.name == sample_data.NAME)
+    with phase(seconds, "check"):
+        scans = check_pictures(data.labelled, args.cache / "scans.json", args.skip_bad)
+        data.train = [sample for sample in data.train if sample.name in scans]
+        data.test = [sample for sample in data.test if sample.name in scans or sample.label is None]
+        groups = group_duplicates([scans[sample.name] for sample in data.labelled])
+        split = split_data(data, groups, args.seed)
+    print(f"{data.name}: {len(data.classes)} classes; {describe(split)}")
+    print(f"weights: {weights.name}; {device}, {str(dtype).removeprefix('torch.')}; run: {run}")
+    return Job(args, recipe, run, data, split, scans, weights, device, dtype, seconds)
+
+
+@contextmanager
+def phase(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Adds the time that its block takes to `seconds[name]`."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 2)
+
+
+def resumed_arguments(args: Args) -> Args:
+    """The interrupted run's own arguments; only places and devices may be given anew."""
+    run = checkpoint.find_run(args.results, args.run, checkpoint.LAST)
+    stored = checkpoint.read_checkpoint(run / checkpoint.LAST, torch.device("cpu"))["arguments"]
+    for field in fields(Args):
+        value = getattr(args, field.name)
+        if field.name in RESUME_FREE:
+            continue
+        if value not in (field.default, stored[field.name]):
+            raise InputError(f"--resume goes on with the run's own --{field.name.replace('_', '-')}; leave it out")
+        setattr(args, field.name, stored[field.name])
+    args.run = run.name
+    if args.data is None and stored["data"] is not None:
+        args.data = Path(stored["data"])
+    return args
+
+
+def find_data(args: Args, seconds: dict[str, float]) -> ActionData:
+    """The dataset given, else the one in data/, else the built-in sample."""
+    folder = args.data or Path("data")
+    if args.data is None and find_root(folder) is None:
+        folder = Path("data/sample")
+        print(
+            "No dataset in data/: training on the built-in sample of drawn pictures, whose figures say nothing about\n"
+            "real photographs. To get those (12,600, Kaggle account not needed): python prepare_data.py"
+        )
+        with phase(seconds, "sample"):
+            sample_data.ensure_sample(folder)
+    return read_dataset(folder)
+
+
+def find_weights(source: str, is_sample: bool) -> BackboneWeights:
+    try:
+        return load_weights(source)
+    except WeightsUnavailable as error:
+        if source != "auto" or not is_sample:
+            raise
+        print(f"note: {error}\nThe built-in sample goes on with a random, untrained backbone.")
+        return random_weights()
+
+
+def run_folder(args: Args) -> Path:
+    """The run's folder, not made yet. Raises: InputError where a run of that name has begun already."""
+    run = args.results / (args.run or f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    if not args.resume and ((run / checkpoint.LAST).exists() or (run / checkpoint.BEST).exists()):
+        raise InputError(f"--run {run.name}: {run} exists; give another name, or --resume to go on")
+    return run
+
+
+def keep_split(job: Job) -> None:
+    """Writes the split; on --resume it must be the one that is there."""
+    path, names = job.run / checkpoint.SPLIT, job.split.names()
+    if job.args.resume and json.loads(path.read_text(encoding="utf-8")) != names:
+        raise InputError(f"{path}: the dataset has changed since the run began, which --resume cannot go on with")
+    write_json(path, names)
+
+
+def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
+    """Builds what the training loop reads from, the feature cache included."""
+    args, split, classes = job.args, job.split, job.data.classes
+    workers = pick_workers(job.device, args.workers)
+    if job.recipe.views == 0:
+        options = (args.image_size, job.recipe.batch_size, workers, args.seed)
+        return PictureFeed(model, split.train, split.val, classes, *options)
+    stores = []
+    for view in range(job.recipe.views):
+        store = FeatureStore(args.cache, job.weights.sha256, view, args.image_size, job.dtype)
+        samples = split.train + (split.val if view == 0 else [])
+        digests = [job.scans[sample.name].sha256 for sample in samples]
+        label = f"feature maps, view {view + 1} of {job.recipe.views}"
+        store.build(model.base_model, samples, digests, job.device, workers, label)
+        stores.append(store)
+    rows = [
+        ([job.scans[s.name].sha256 for s in samples], [classes.index(s.label) for s in samples])
+        for samples in (split.train, split.val)
+    ]
+    coarse_epochs = job.recipe.coarse_epochs(args.epochs)
+    return CachedFeed(model, stores, *rows, job.recipe.batch_size, coarse_epochs, args.seed)
+
+
+def describe_run(job: Job) -> dict[str, Any]:
+    """What stands in `best.json` beside the epoch's figures."""
+    return {
+        "dataset": job.data.name,
+        "data": str(job.data.root),
+        "classes": job.data.classes,
+        "weights": job.weights.name,
+        "weights_sha256": job.weights.sha256,
+        "image_size": job.args.image_size,
+        "preprocessing": checkpoint.preprocessing(job.args.image_size),
+        "split": {part: len(names) for part, names in job.split.names().items()} | {"file": checkpoint.SPLIT},
+        "seed": job.args.seed,
+        "recipe": asdict(job.recipe),
+        "arguments": plain_arguments(job.args),
+        "device": str(job.device),
+        "precision": str(job.dtype).removeprefix("torch."),
+        "versions": checkpoint.versions(),
+        "commit": checkpoint.commit(),
+    }
+
+
+def plain_arguments(args: Args) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+
+
+def resume(job: Job, model: ActionNet, state: State) -> None:
+    stored = checkpoint.load_last(job.run, model, job.device)
+    if stored["weights_sha256"] != job.weights.sha256:
+        raise InputError(f"{job.run}: stands on other weights than {job.weights.name}; give those with --weights")
+    state.load_state_dict(stored["state"])
+    job.seconds |= {key: value for key, value in stored["seconds"].items() if key != "training"}
+    print(f"going on after epoch {len(state.history)}")
+
+
+def keep_epoch(job: Job, model: ActionNet, state: State, record: dict[str, Any], is_best: bool) -> None:
+    """Prints the epoch's row and writes best.pt (where it is the best), last.pt and metrics.jsonl."""
+    row = state.history[-1]
+    print(table_row(row, is_best), flush=True)
+    job.seconds["training"] = round(sum(row["seconds"] for row in state.history), 2)
+    if is_best:
+        figures_of_epoch = {key: row[key] for key in ("epoch", "train", "val")}
+        record = record | figures_of_epoch | {"seconds": job.seconds}
+        checkpoint.save_best(job.run, model, record, job.split.names())
+    lines = "".join(json.dumps(row) + "\n" for row in state.history)
+    write_text(job.run / checkpoint.METRICS, lines)
+    last = {"state": state.state_dict(), "arguments": plain_arguments(job.args)}
+    last |= {"weights_sha256": job.weights.sha256, "seconds": job.seconds}
+    checkpoint.save_last(job.run, model, last)
+
+
+TABLE_HEAD = (
+    "epoch      lr | train loss   acc  prec   rec    F1 | val loss   acc  prec   rec    F1 |     s\n" + "-" * 92
+)
+
+
+def table_row(row: dict[str, Any], is_best: bool) -> str:
+    """One epoch for the console; an asterisk marks the smallest validation loss so far."""
+    cells = [f"{row['epoch']:5d} {row['lr']:.1e}"]
+    for part, width in (("train", 10), ("val", 8)):
+        values = "  ".join(f"{row[part][key]:.2f}" for key in ("accuracy", "precision", "recall", "f1"))
+        cells.append(f"{row[part]['loss']:{width}.4f}  {values}")
+    return " | ".join([*cells, f"{row['seconds']:5.1f}"]) + (" *" if is_best else "")
+
+
+def finish(job: Job, state: State) -> None:
+    """Draws the learning curves and says what the best epoch reached and where everything is."""
+    best = best_epoch(state.history)
+    record = json.loads((job.run / checkpoint.RECORD).read_text(encoding="utf-8")) | {"seconds": job.seconds}
+    write_json(job.run / checkpoint.RECORD, record)
+    title = f"{job.data.name} · {job.weights.name}"
+    figures.learning_curves(state.history, best["epoch"], title, job.run / "loss.png")
+    done = len(state.history)
+    early = f", ended after {done} of {job.args.epochs}" if done < job.args.epochs else ""
+    print(f"\nbest epoch: {best['epoch']}{early}")
+    for part in ("train", "val"):
+        print(f"  {part:5s} " + "  ".join(f"{key} {value:.4f}" for key, value in best[part].items()))
+    print("  seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in job.seconds.items()))
+    print("written: " + "  ".join(str(path) for path in sorted(job.run.iterdir()) if path.is_file()))
+    print(f"{job.data.name}, {job.weights.name}: validation accuracy {best['val']['accuracy']:.4f} ({job.run})")
+
+
+if __name__ == "__main__":
+    run_script(main, Args, __doc__)
