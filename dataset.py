@@ -36,7 +36,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".ti
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture: its name relative to the dataset's folder (with "/"), its file, its label (None where unlabelled)."""
+    """One picture: name relative to the dataset's folder (with "/"), file, label (None where unlabelled)."""
 
     name: str
     path: Path

@@ -1,7 +1,8 @@
 """Where batches come from: cached feature maps, or pictures with a pass of the backbone each time.
 
-Both feeds offer the same: their length (training pictures), `forward` (a batch's inputs to logits), `train(epoch)` and `val()` (batches of inputs and
-targets, in an order that seed and epoch decide), so that the training loop need not know which one it runs.
+Both feeds offer the same: their length (training pictures), `forward` (a batch's inputs to logits), `train(epoch)` and
+`val()` (batches of inputs and targets, in an order that seed and epoch decide), so that the training loop need not know
+which one it runs.
 """
 
 from collections.abc import Callable, Iterable, Sequence

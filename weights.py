@@ -22,6 +22,7 @@ from torchvision.models import ResNet50_Weights, resnet50
 from tqdm import tqdm
 
 import keras_resnet
+from errors import InputError
 
 GIVE_UP_SECONDS = 8  # a source that does not answer by then counts as out of reach
 STALL_SECONDS = 60  # a download that brings nothing for so long is ended
@@ -67,7 +68,7 @@ def load_weights(source: str = "auto") -> BackboneWeights:
 
     Raises:
         WeightsUnavailable: nothing could be reached.
-        ValueError: a file is no ResNet-50 state dict, or is damaged.
+        InputError: a file is no ResNet-50 state dict, or is damaged.
     """
     if source == "random":
         return random_weights()
@@ -101,7 +102,7 @@ def random_weights(seed: int = 0) -> BackboneWeights:
 def from_file(path: Path) -> BackboneWeights:
     """Reads a `.safetensors` or `.pth` state dict; safetensors metadata may name `stride_on` and `name`."""
     if not path.is_file():
-        raise ValueError(f"--weights {path}: no such file (or use auto, v1, v2, npm, random)")
+        raise InputError(f"--weights {path}: no such file (or use auto, v1, v2, npm, random)")
     metadata = {}
     try:
         if path.suffix == ".safetensors":
@@ -113,22 +114,22 @@ def from_file(path: Path) -> BackboneWeights:
             state = state.get("state_dict", state)
             state = {key.removeprefix("module."): value for key, value in state.items()}
     except Exception as error:  # torch, pickle, zip and safetensors each raise their own
-        raise ValueError(f"{path}: not a readable state dict ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path}: not a readable state dict ({str(error).splitlines()[0]})") from error
     check_shapes(state, path)
     return BackboneWeights(metadata.get("name", f"file {path.name}"), state, metadata.get("stride_on", "conv2"))
 
 
 def check_shapes(state: dict[str, torch.Tensor], path: Path) -> None:
-    """Raises ValueError, naming the first tensor at fault, unless `state` holds a ResNet-50."""
+    """Raises InputError, naming the first tensor at fault, unless `state` holds a ResNet-50."""
     with torch.device("meta"):
         expected = resnet50(weights=None).state_dict()
     for key, tensor in expected.items():
         if key.startswith("fc.") or key.endswith("num_batches_tracked"):
             continue
         if key not in state:
-            raise ValueError(f"{path}: {key} is missing; a state dict of torchvision's resnet50 is needed")
+            raise InputError(f"{path}: {key} is missing; a state dict of torchvision's resnet50 is needed")
         if state[key].shape != tensor.shape:
-            raise ValueError(f"{path}: {key} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}")
+            raise InputError(f"{path}: {key} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}")
 
 
 def cached_path(kind: str, folder: Path) -> Path:
@@ -148,7 +149,7 @@ def read_cached(kind: str, path: Path) -> BackboneWeights:
         good = digest.startswith(path.stem.rpartition("-")[2])
         name = f"torchvision {TORCHVISION[kind]}"
     if not good:
-        raise ValueError(f"{path} is damaged: delete it and run again")
+        raise InputError(f"{path} is damaged: delete it and run again")
     return BackboneWeights(name, weights.state, weights.stride_on)
 
 

@@ -1,0 +1,27 @@
+# make train [ARGS="--data DIR"]    environment, then train.py
+# make test                         environment, then linter and tests
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test
+
+train: .venv/installed
+	$(BIN)/python train.py $(ARGS)
+
+test: .venv/installed-dev
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/python -m pytest $(ARGS)
+
+.venv/bin/uv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+
+.venv/installed: requirements.txt .venv/bin/uv
+	$(BIN)/uv pip install --python $(BIN)/python --requirement requirements.txt
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(BIN)/uv pip install --python $(BIN)/python --requirement requirements-dev.txt
+	@touch $@

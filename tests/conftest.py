@@ -1,0 +1,84 @@
+"""What tests share: real weights where they can be had, small datasets, and scripts as real processes."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sample_data
+from weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def imagenet() -> BackboneWeights:
+    try:
+        return load_weights()
+    except WeightsUnavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def untrained() -> BackboneWeights:
+    return random_weights()
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in sample, eight pictures a class."""
+    folder = tmp_path_factory.mktemp("sample") / "sample"
+    sample_data.ensure_sample(folder, per_class=8)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def har() -> Path:
+    """The real photographs, from the environment variable HAR_DATA."""
+    if not os.environ.get("HAR_DATA"):
+        pytest.skip("HAR_DATA does not name a folder with the real photographs")
+    return Path(os.environ["HAR_DATA"])
+
+
+def picture(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
+    """A picture of its own for every seed: smooth blobs, whose perceptual hashes differ."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path) -> Path:
+    """A dataset in Kaggle's layout: 2 classes of 10 pictures and 3 unlabelled ones."""
+    root = tmp_path / "set"
+    (root / "train").mkdir(parents=True)
+    (root / "test").mkdir()
+    rows = [(f"Image_{n}.jpg", ("run", "sit")[n % 2]) for n in range(20)]
+    for n, (name, _) in enumerate(rows):
+        picture(n).save(root / "train" / name)
+    for n in range(3):
+        picture(100 + n).save(root / "test" / f"Image_{n}.jpg")
+    write_rows(root / "Training_set.csv", [("filename", "label"), *rows])
+    write_rows(root / "Testing_set.csv", [("filename",), *((f"Image_{n}.jpg",) for n in range(3))])
+    return root
+
+
+def write_rows(path: Path, rows: list[tuple[str, ...]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[..., subprocess.CompletedProcess]:
+    """Runs a script of the repository as a process, in `folder`; returns it with its output as text."""
+
+    def run(folder: Path, name: str, *arguments: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(REPOSITORY / name), *map(str, arguments)]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=280)
+
+    return run

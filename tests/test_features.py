@@ -1,0 +1,127 @@
+"""The cache of feature maps: right rows, nothing stale, builds that go on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import picture
+from torch import Tensor, nn
+
+from dataset import HarDataset, Sample, eval_transform, read_dataset
+from features import FeatureStore, map_batches
+from model import build_model
+from scan import scan_files
+from weights import BackboneWeights
+
+SIZE, CPU = 64, torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def backbone(untrained: BackboneWeights) -> nn.Module:
+    return build_model(untrained, 2).base_model.eval()
+
+
+def digests_of(samples: list[Sample], folder: Path) -> list[str]:
+    return [scan.sha256 for scan in scan_files([s.path for s in samples], folder / "scans.json")]
+
+
+def store_in(folder: Path, view: int = 0, weights: str = "w") -> FeatureStore:
+    return FeatureStore(folder / "cache", weights, view, SIZE, torch.float32)
+
+
+def reference(backbone: nn.Module, samples: list[Sample]) -> Tensor:
+    pictures = HarDataset(samples, [], eval_transform(SIZE))
+    with torch.inference_mode():
+        return backbone(torch.stack([pictures[n][0] for n in range(len(samples))]))
+
+
+def assert_same_maps(stored: Tensor, computed: Tensor) -> None:
+    torch.testing.assert_close(stored.float(), computed, rtol=2**-8, atol=1e-3 * computed.abs().max().item())
+
+
+def test_rows_are_the_backbones_maps(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
+    samples = read_dataset(kaggle).train
+    digests = digests_of(samples, tmp_path)
+    store = store_in(tmp_path)
+    assert store.build(backbone, samples, digests, CPU, 0, "build") == 20
+    maps = store_in(tmp_path).read(digests)  # opened anew
+    assert maps.shape == (20, 2048, 2, 2)
+    assert maps.is_contiguous(memory_format=torch.channels_last)
+    assert_same_maps(maps, reference(backbone, samples))
+    assert store_in(tmp_path).build(backbone, samples, digests, CPU, 0, "build") == 0
+
+
+def test_nothing_stale_is_read(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
+    samples = read_dataset(kaggle).train
+    store_in(tmp_path).build(backbone, samples, digests_of(samples, tmp_path), CPU, 0, "build")
+    assert not store_in(tmp_path, weights="others").rows
+    assert not store_in(tmp_path, view=1).rows
+    picture(77).save(samples[4].path)  # same name, other content
+    digests = digests_of(samples, tmp_path)
+    store = store_in(tmp_path)
+    assert store.build(backbone, samples, digests, CPU, 0, "build") == 1
+    assert_same_maps(store.read(digests[4:5]), reference(backbone, samples[4:5]))
+
+
+def test_interrupted_build_goes_on(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
+    samples = read_dataset(kaggle).train
+    digests = digests_of(samples, tmp_path)
+    store = store_in(tmp_path)
+    store.build(backbone, samples[:6], digests[:6], CPU, 0, "build")
+    with store.maps_file.open("ab") as file:  # a row that a killed process wrote half, and one that it did not list
+        file.write(b"\1" * (store.row_bytes + 1000))
+    with store.rows_file.open("a") as file:
+        file.write(digests[6][:30])
+    again = store_in(tmp_path)
+    assert len(again.rows) == 6
+    assert again.build(backbone, samples, digests, CPU, 0, "build") == 14
+    assert_same_maps(store_in(tmp_path).read(digests), reference(backbone, samples))
+
+
+def test_lost_maps_are_not_listed(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
+    samples = read_dataset(kaggle).train[:4]
+    store = store_in(tmp_path)
+    store.build(backbone, samples, digests_of(samples, tmp_path), CPU, 0, "build")
+    with store.maps_file.open("r+b") as file:
+        file.truncate(2 * store.row_bytes + 5)
+    assert len(store_in(tmp_path).rows) == 2
+
+
+@pytest.fixture
+def two_views(tmp_path: Path) -> list[FeatureStore]:
+    """Two stores of ten rows: row n of view v is full of n + 100 v on its left half and 0 on its right."""
+    stores = [store_in(tmp_path, view) for view in (0, 1)]
+    for view, store in enumerate(stores):
+        maps = torch.zeros(10, 2048, 2, 2)
+        maps[..., 0] = (torch.arange(10) + 100 * view)[:, None, None]
+        store.append([f"{n:064d}" for n in range(10)], maps)
+    return stores
+
+
+def test_batches_without_generator_keep_order(two_views: list[FeatureStore]) -> None:
+    names = [f"{n:064d}" for n in (3, 9, 1)]
+    maps, targets = zip(*map_batches(two_views, names, [5, 6, 7], batch_size=2), strict=True)
+    assert torch.cat(targets).tolist() == [5, 6, 7]
+    assert torch.cat(maps)[:, 0, 0].tolist() == [[3, 0], [9, 0], [1, 0]]
+
+
+def test_batches_with_generator_mix_views_and_mirror(two_views: list[FeatureStore]) -> None:
+    names = [f"{n:064d}" for n in range(10)]
+    seen = set()
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        order = []
+        for maps, targets in map_batches(two_views, names, list(range(10)), 4, generator):
+            for row, target in zip(maps[:, 0, 0].tolist(), targets.tolist(), strict=True):
+                value = max(row)
+                assert value % 100 == target
+                seen.add((value >= 100, row[1] > row[0]))
+                order.append(target)
+        assert sorted(order) == list(range(10))
+    assert len(seen) == 4  # both views, mirrored and not
+
+
+def test_coarse_maps_are_averages(two_views: list[FeatureStore]) -> None:
+    ((maps, _),) = map_batches(two_views, [f"{4:064d}"], [0], 1, coarse=1)
+    assert maps.shape == (1, 2048, 1, 1)
+    assert maps.flatten()[0] == 2

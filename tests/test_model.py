@@ -1,0 +1,61 @@
+"""The network: shapes, names, and a backbone that nothing moves."""
+
+import pytest
+import torch
+from torch import nn
+
+from model import ActionNet, build_model, resnet50_with_stride_on
+from weights import BackboneWeights
+
+
+def test_layers_and_shapes() -> None:
+    model = ActionNet(7)
+    names = dict(model.named_modules())
+    for name in ("base_model.conv1", "base_model.layer1.0.conv1", "base_model.layer4.2.bn3", "conv1", "bn1", "relu1"):
+        assert name in names
+    assert [m.weight.shape for m in (model.conv1, model.conv2, model.fc)] == [
+        (512, 2048, 3, 3),
+        (256, 512, 3, 3),
+        (7, 256),
+    ]
+    model.eval()
+    with torch.inference_mode():
+        images = torch.randn(2, 3, 96, 96)
+        maps = model.base_model(images)
+        assert maps.shape == (2, 2048, 3, 3)
+        assert model(images).shape == (2, 7)
+        torch.testing.assert_close(model(images), model.head(maps))
+
+
+def test_backbone_stands_still_in_training(untrained: BackboneWeights) -> None:
+    model = build_model(untrained, 3, dropout=0.3, channel_dropout=0.2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.Adam(model.head_parameters(), lr=1e-2)
+    for _ in range(3):
+        model.train()
+        loss = nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.tensor([0, 1, 2, 0]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, value in model.state_dict().items():
+        if name.startswith("base_model."):
+            assert torch.equal(value, before[name]), name
+        elif not name.endswith("num_batches_tracked"):
+            assert not torch.equal(value, before[name]), name
+    assert len(list(model.parameters())) - len(model.head_parameters()) == len(list(model.base_model.parameters()))
+
+
+def test_gradients_reach_the_picture() -> None:
+    model = ActionNet(3).eval()
+    images = torch.randn(1, 3, 64, 64, requires_grad=True)
+    model(images)[0, 1].backward()
+    assert images.grad.abs().sum() > 0
+
+
+def test_stride_convention() -> None:
+    old, new = resnet50_with_stride_on("conv1"), resnet50_with_stride_on("conv2")
+    assert (old.layer3[0].conv1.stride, old.layer3[0].conv2.stride) == ((2, 2), (1, 1))
+    assert (new.layer3[0].conv1.stride, new.layer3[0].conv2.stride) == ((1, 1), (2, 2))
+    assert old.layer1[0].conv1.stride == old.layer1[0].conv2.stride == (1, 1)
+    with pytest.raises(ValueError, match="conv3"):
+        resnet50_with_stride_on("conv3")

@@ -1,0 +1,249 @@
+"""The scripts as a user runs them, small: what they leave behind is right, and wrong input ends in one clear line."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, picture
+from PIL import Image
+from sklearn.metrics import f1_score
+
+import checkpoint
+import predict5
+import prepare_data
+import train
+from errors import InputError
+
+Script = Callable[..., subprocess.CompletedProcess]
+SMALL = ("--weights", "random", "--image-size", "64", "--precision", "fp32")
+
+
+def small(**options: object) -> train.Args:
+    return train.Args(**{"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 2} | options)
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, script: Script) -> Path:
+    """A folder where `train.py` ran without any dataset, then `predict5.py`."""
+    folder = tmp_path_factory.mktemp("work")
+    for name, arguments in (("train.py", (*SMALL, "--epochs", 4, "--run", "a")), ("predict5.py", ())):
+        done = script(folder, name, *arguments)
+        assert done.returncode == 0, done.stderr
+        (folder / f"{name}.out").write_text(done.stdout, encoding="utf-8")
+    return folder
+
+
+def test_train_leaves_its_numbers(trained: Path) -> None:
+    run = trained / "results" / "a"
+    best = json.loads((run / "best.json").read_text())
+    rows = lines_of(run / "metrics.jsonl")
+    assert best["dataset"] == "built-in sample"
+    assert "random" in best["weights"]
+    assert len(best["classes"]) == 15
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    winner = min(rows, key=lambda row: row["val"]["loss"])
+    assert {key: best[key] for key in ("epoch", "train", "val")} == {
+        key: winner[key] for key in ("epoch", "train", "val")
+    }
+    assert set(best["val"]) == {"loss", "accuracy", "precision", "recall", "f1"}
+    assert {"check", "features", "training", "sample", "weights"} <= set(best["seconds"])
+    split = json.loads((run / "split.json").read_text())
+    assert (len(split["test"]), len(split["val"]), len(split["train"])) == (90, 105, 405)
+    with Image.open(run / "loss.png") as curves:
+        assert curves.size[0] > 800
+    output = (trained / "train.py.out").read_text(encoding="utf-8")
+    assert "prepare_data.py" in output  # how to get the real set
+    assert output.splitlines()[-1].startswith("built-in sample")
+
+
+def test_checkpoint_opens_safely_and_repeats_validation(trained: Path) -> None:
+    run = trained / "results" / "a"
+    content = torch.load(run / "best.pt", weights_only=True)
+    assert content["record"]["epoch"] == json.loads((run / "best.json").read_text())["epoch"]
+    model, record, split = checkpoint.load_model(run, torch.device("cpu"))
+    assert not model.training
+    assert split == json.loads((run / "split.json").read_text())
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, len(record["classes"]))
+
+
+def test_predict5_metrics_follow_from_its_table(trained: Path) -> None:
+    folder = trained / "results" / "a" / "test"
+    values = json.loads((folder / "metrics.json").read_text())
+    with (folder / "test_predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    true, predicted = [row["true"] for row in rows], [row["predicted"] for row in rows]
+    assert values["n"] == len(rows) == 90
+    assert values["accuracy"] == pytest.approx(np.mean([t == p for t, p in zip(true, predicted, strict=True)]))
+    assert values["f1"] == pytest.approx(f1_score(true, predicted, average="weighted", zero_division=0))
+    assert values["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro", zero_division=0))
+    assert values["accuracy"] <= values["top5_accuracy"] <= 1
+    split = json.loads((folder.parent / "split.json").read_text())
+    assert sorted(row["filename"] for row in rows) == sorted(split["test"])
+    with (folder / "conf_matrix.csv").open(newline="") as file:
+        matrix = list(csv.reader(file))
+    counts = np.array([line[1:] for line in matrix[1:]], dtype=int)
+    assert counts.sum() == 90
+    assert np.trace(counts) == round(values["accuracy"] * 90)
+    with (folder / "predictions.csv").open(newline="") as file:
+        answers = list(csv.DictReader(file))
+    assert len(answers) == 30
+    assert set(answers[0]) == {"filename", "label", "probability"}
+    assert all(0 < float(row["probability"]) <= 1 for row in answers)
+    assert len(json.loads((folder / "pred.json").read_text())) == 5
+    for name in ("conf_matrix.png", "pred.png", "mistakes.png"):
+        with Image.open(folder / name) as image:
+            assert np.asarray(image.convert("L")).std() > 10, name
+    assert (trained / "predict5.py.out").read_text(encoding="utf-8").splitlines()[-1].startswith("built-in sample")
+
+
+def test_predict5_answers_for_any_pictures(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(trained)
+    Path("mine").mkdir()
+    picture(0).save("mine/one.png")
+    picture(1).convert("L").save("mine/two.jpg")
+    args = predict5.Args(images=(Path("mine"), Path("mine/one.png")), csv=Path("mine.csv"), precision="fp32")
+    predict5.main(args)
+    rows = list(csv.DictReader(Path("mine.csv").open(newline="")))
+    assert [row["filename"] for row in rows] == ["mine/one.png", "mine/two.jpg"]
+    assert rows[0]["label"] in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"mine/three.png: no such file"):
+        predict5.main(predict5.Args(images=(Path("mine/three.png"),)))
+    Path("mine/bad.jpg").write_bytes(b"?")
+    with pytest.raises(InputError, match=r"mine/bad.jpg"):
+        predict5.main(args)
+
+
+def test_interrupted_run_goes_on_as_if_never_stopped(trained: Path) -> None:
+    """A second process is killed after its second epoch; --resume then writes the numbers of the run that was not."""
+    command = [sys.executable, str(REPOSITORY / "train.py"), *SMALL, "--epochs", "4", "--run", "cut"]
+    metrics = trained / "results" / "cut" / "metrics.jsonl"
+    with subprocess.Popen(command, cwd=trained, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (metrics.exists() and len(lines_of(metrics)) == 2):
+            time.sleep(0.02)
+        process.kill()
+    assert len(lines_of(metrics)) < 4
+    again = subprocess.run([*command[:2], "--resume", "--run", "cut"], cwd=trained, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "going on after epoch" in again.stdout
+
+    def without_time(path: Path) -> list[dict]:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in lines_of(path)]
+
+    assert without_time(metrics) == without_time(trained / "results" / "a" / "metrics.jsonl")
+
+
+def test_second_run_reuses_the_features(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(trained)
+    before = {path: path.stat().st_mtime_ns for path in Path("data/cache").glob("maps-*/maps.bin")}
+    train.main(small(run="b", epochs=1, seed=0))
+    assert len(before) == 2
+    assert before == {path: path.stat().st_mtime_ns for path in Path("data/cache").glob("maps-*/maps.bin")}
+    with pytest.raises(InputError, match=r"results/b exists; give another name, or --resume"):
+        train.main(small(run="b"))
+    with pytest.raises(InputError, match=r"own --epochs; leave it out"):
+        train.main(train.Args(run="b", resume=True, epochs=7))
+
+
+def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train.main(small(data=sample, recipe="plain", epochs=1, run="p"))
+    best = json.loads(Path("results/p/best.json").read_text())
+    assert best["recipe"]["batch_size"] == 32
+    assert best["recipe"]["optimizer"] == "adam"
+    assert math.isfinite(best["val"]["loss"])
+    assert not list(Path("data/cache").glob("maps-*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": Path("nowhere")}, r"nowhere: holds neither"),
+        ({"recipe": "plain", "mixup": 0.2}, r"--recipe plain fixes --mixup at 0.0; leave --mixup out"),
+        ({"views": 0, "coarse": 0.5}, r"--coarse needs cached maps"),
+        ({"image_size": 100}, r"--image-size 100: must be a multiple of 32"),
+        ({"dropout": 1.5}, r"--dropout 1.5: must be 0 to 1"),
+        ({"epochs": 0}, r"--epochs 0: must be above 0"),
+        ({"run": "a/b"}, r"--run a/b: a name, not a path"),
+        ({"weights": "nothing.pth"}, r"nothing.pth: no such file"),
+        ({"device": "cuda:99"}, r"--device cuda:99"),
+        ({"resume": True}, r"no run with last.pt"),
+    ],
+)
+def test_wrong_input_is_named_and_nothing_is_left(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        train.main(small(**{"data": sample} | options))
+    assert not Path("results").exists() or not list(Path("results").iterdir())
+
+
+def test_scripts_end_with_one_line(tmp_path: Path, script: Script) -> None:
+    done = script(tmp_path, "predict5.py", "--run", "nothing")
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip() == f"error: --run nothing: {Path('results/nothing')} has no best.pt; runs that have: none"
+    )
+
+
+def test_without_weights_the_sample_runs_on_random_ones(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("http_proxy", "https_proxy", "npm_config_registry"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens on the discard port
+    train.main(small(data=sample, weights="auto", epochs=1, run="r"))
+    assert "random weights" in json.loads(Path("results/r/best.json").read_text())["weights"]
+    assert "random, untrained backbone" in capsys.readouterr().out
+    (sample / "dataset.json").rename(tmp_path / "dataset.json")  # now it is somebody's dataset
+    try:
+        with pytest.raises(train.WeightsUnavailable, match="Three remedies"):
+            train.main(small(data=sample, weights="auto", epochs=1, run="s"))
+    finally:
+        (tmp_path / "dataset.json").rename(sample / "dataset.json")
+
+
+def test_prepare_data_finds_what_is_wrong(kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train_folder = kaggle / "train"
+    (train_folder / "Image_1.jpg").write_bytes((train_folder / "Image_0.jpg").read_bytes())  # sit is run now
+    (kaggle / "test" / "Image_2.jpg").write_bytes((train_folder / "Image_6.jpg").read_bytes())
+    (train_folder / "Image_5.jpg").write_bytes(b"broken")
+    picture(60).save(train_folder / "unlisted.jpg")
+    prepare_data.main(prepare_data.Args(check=kaggle))
+    found = json.loads(Path("results/data_check.json").read_text())
+    assert {name: row["n"] for name, row in found["classes"].items()} == {"run": 10, "sit": 10}
+    assert list(found["unreadable"]) == ["train/Image_5.jpg"]
+    assert found["unlisted"] == ["train/unlisted.jpg"]
+    exact = found["duplicates"]["exact"]
+    assert (exact["groups"], exact["files"]) == (2, 4)
+    assert exact["across_labels"] == [["train/Image_0.jpg (run)", "train/Image_1.jpg (sit)"]]
+    assert exact["across_train_and_test"] == [["train/Image_6.jpg (run)", "test/Image_2.jpg (unlabelled)"]]
+    assert found["width"]["max"] == 40
+
+
+def test_sample_is_whole_and_repeatable(sample: Path, tmp_path: Path) -> None:
+    import sample_data
+
+    sample_data.ensure_sample(tmp_path / "again", per_class=8)
+    names = sorted(path.relative_to(sample) for path in sample.rglob("*") if path.is_file())
+    assert len([name for name in names if name.parent.name == "train"]) == 15 * 8
+    for name in names:
+        assert (sample / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name

@@ -1,0 +1,121 @@
+"""The training loop: schedule, mixup, stopping, and that it learns."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from errors import InputError
+from feeds import Batches
+from training import PLAIN, Recipe, best_epoch, fit, mix, start, warmup_cosine
+
+CPU, FP32 = torch.device("cpu"), torch.float32
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return list(self.parameters())
+
+
+class ToyFeed:
+    """Points whose class is the sign of their first coordinate; validation labels may be turned round."""
+
+    def __init__(self, model: Toy, turned: bool = False) -> None:
+        rng = torch.Generator().manual_seed(0)
+        self.inputs = torch.randn(64, 4, 1, 1, generator=rng)
+        self.targets = (self.inputs[:, 0, 0, 0] > 0).long()
+        self.model, self.turned = model, turned
+
+    def __len__(self) -> int:
+        return 64
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.model.fc(inputs.flatten(1))
+
+    def train(self, epoch: int) -> Batches:
+        return zip(self.inputs.split(16), self.targets.split(16), strict=True)
+
+    def val(self) -> Batches:
+        return [(self.inputs, 1 - self.targets if self.turned else self.targets)]
+
+
+def run(recipe: Recipe, epochs: int, turned: bool = False) -> tuple[list[dict], list[bool]]:
+    torch.manual_seed(0)
+    model = Toy()
+    state = start(model, recipe, epochs, 64, CPU, FP32)
+    flags: list[bool] = []
+    fit(model, ToyFeed(model, turned), recipe, epochs, 0, state, CPU, FP32, flags.append)
+    return state.history, flags
+
+
+def test_it_learns_and_marks_the_best() -> None:
+    history, flags = run(Recipe(batch_size=16, lr=0.1, mixup=0.0, label_smoothing=0.0), epochs=15)
+    assert len(history) == len(flags) == 15
+    assert history[-1]["val"]["accuracy"] > 0.95
+    assert history[0]["lr"] < max(row["lr"] for row in history) == pytest.approx(0.1, rel=0.05)
+    losses = [row["val"]["loss"] for row in history]
+    assert flags == [loss < min(losses[:n], default=math.inf) for n, loss in enumerate(losses)]
+    assert best_epoch(history)["epoch"] == losses.index(min(losses)) + 1
+
+
+def test_same_seed_same_numbers() -> None:
+    one, two = (run(Recipe(batch_size=16), epochs=3)[0] for _ in range(2))
+    assert [row["train"] for row in one] == [row["train"] for row in two]
+
+
+def test_patience_ends_training_but_not_in_the_coarse_epochs() -> None:
+    recipe = Recipe(batch_size=16, lr=0.1, patience=2, coarse=0.0)
+    assert len(run(recipe, epochs=30, turned=True)[0]) <= 5
+    assert len(run(Recipe(batch_size=16, lr=0.1, patience=2, coarse=0.5), epochs=30, turned=True)[0]) == 17
+    assert len(run(Recipe(batch_size=16, lr=0.1, patience=0), epochs=12, turned=True)[0]) == 12
+
+
+def test_a_loss_that_is_no_number_is_an_error() -> None:
+    model = Toy()
+    feed = ToyFeed(model)
+    feed.inputs[5] = math.inf
+    state = start(model, PLAIN, 1, 64, CPU, FP32)
+    with pytest.raises(InputError, match="smaller --lr"):
+        fit(model, feed, PLAIN, 1, 0, state, CPU, FP32, lambda is_best: None)
+    assert not state.history
+
+
+def test_schedule() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = warmup_cosine(optimizer, 4, 20)
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4] == 1.0
+    assert rates[12] == pytest.approx(0.5)
+    assert rates[19] == pytest.approx(0.5 * (1 + math.cos(math.pi * 15 / 16)))
+
+
+def test_mixup_blends_with_the_partner_and_keeps_the_larger_share() -> None:
+    inputs = torch.arange(6.0).reshape(6, 1, 1, 1)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        mixed, partners, share = mix(inputs.clone(), 0.4, rng)
+        assert 0.5 <= share <= 1
+        torch.testing.assert_close(mixed, share * inputs + (1 - share) * inputs[partners])
+    assert mix(inputs, 0.0, rng)[2] == 1.0
+
+
+def test_plain_recipe_is_the_documents() -> None:
+    state = start(Toy(), PLAIN, 20, 320, CPU, FP32)
+    assert type(state.optimizer) is torch.optim.Adam
+    assert state.epoch_steps == 10
+    for _ in range(30):
+        assert state.optimizer.param_groups[0]["lr"] == 1e-3
+        state.optimizer.step()
+        state.scheduler.step()
+    assert (PLAIN.views, PLAIN.batch_size, PLAIN.mixup, PLAIN.label_smoothing, PLAIN.weight_decay) == (0, 32, 0, 0, 0)
