@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from model import ActionNet, build_model, resnet50_with_stride_on
+from model import ActionNet, MapConv2d, build_model, resnet50_with_stride_on
 from weights import BackboneWeights
 
 
@@ -50,6 +50,21 @@ def test_gradients_reach_the_picture() -> None:
     images = torch.randn(1, 3, 64, 64, requires_grad=True)
     model(images)[0, 1].backward()
     assert images.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("side", [1, 4, 7])
+def test_convolution_as_a_product_is_the_convolution(side: int) -> None:
+    ours = MapConv2d(24, 16).to(memory_format=torch.channels_last)
+    plain = nn.Conv2d(24, 16, 3, padding=1)
+    plain.load_state_dict(ours.state_dict())
+    results = []
+    for conv in (ours, plain):
+        x = torch.randn(5, 24, side, side, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        y = conv(x.contiguous(memory_format=torch.channels_last))
+        (y**2).sum().backward()
+        results.append((y, x.grad, conv.weight.grad, conv.bias.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
 
 
 def test_stride_convention() -> None:
