@@ -117,7 +117,8 @@ def test_predict5_answers_for_any_pictures(
     picture(1).convert("L").save("mine/two.jpg")
     args = predict5.Args(images=(Path("mine"), Path("mine/one.png")), csv=Path("mine.csv"), precision="fp32")
     predict5.main(args)
-    rows = list(csv.DictReader(Path("mine.csv").open(newline="")))
+    with Path("mine.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     assert [row["filename"] for row in rows] == ["mine/one.png", "mine/two.jpg"]
     assert rows[0]["label"] in capsys.readouterr().out
     with pytest.raises(InputError, match=r"mine/three.png: no such file"):
