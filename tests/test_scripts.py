@@ -19,6 +19,7 @@ from sklearn.metrics import f1_score
 import checkpoint
 import predict5
 import prepare_data
+import sample_data
 import train
 from errors import InputError
 
@@ -241,10 +242,11 @@ def test_prepare_data_finds_what_is_wrong(kaggle: Path, tmp_path: Path, monkeypa
 
 
 def test_sample_is_whole_and_repeatable(sample: Path, tmp_path: Path) -> None:
-    import sample_data
-
     sample_data.ensure_sample(tmp_path / "again", per_class=8)
     names = sorted(path.relative_to(sample) for path in sample.rglob("*") if path.is_file())
     assert len([name for name in names if name.parent.name == "train"]) == 15 * 8
     for name in names:
         assert (sample / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(InputError, match="photos: holds something else"):
+        sample_data.ensure_sample(tmp_path / "photos")
