@@ -69,11 +69,11 @@ class Args:
     label_smoothing: float | None = None
     """Default 0.1."""
     dropout: float | None = None
-    """Share of the 256 pooled features dropped. Default 0.3."""
+    """Share of the 256 pooled features dropped. Default 0.5."""
     channel_dropout: float | None = None
-    """Share of the 2048 map channels dropped. Default 0.2."""
+    """Share of the 2048 map channels dropped. Default 0.5."""
     mixup: float | None = None
-    """Alpha of mixup on the maps; 0: off. Default 0.2."""
+    """Alpha of mixup on the maps; 0: off. Default 1."""
     coarse: float | None = None
     """Share of the epochs that train on maps of half the side, at a third of the cost. Default 0.7."""
     patience: int | None = None

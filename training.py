@@ -32,9 +32,9 @@ class Recipe:
     schedule: str = "cosine"  # or "constant"
     warmup: float = 1.0  # epochs
     label_smoothing: float = 0.1
-    dropout: float = 0.3
-    channel_dropout: float = 0.2
-    mixup: float = 0.2  # alpha of the beta distribution; 0: off
+    dropout: float = 0.5
+    channel_dropout: float = 0.5
+    mixup: float = 1.0  # alpha of the beta distribution; 0: off
     coarse: float = 0.7  # share of the epochs that see the maps averaged from 7x7 to 4x4, at a third of the cost
     patience: int = 5  # full-size epochs without a smaller validation loss before training ends; 0: never
 
