@@ -1,10 +1,13 @@
 """The training loop: schedule, mixup, stopping, and that it learns."""
 
 import math
+import re
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 from torch import Tensor, nn
 
 from errors import InputError
@@ -108,6 +111,13 @@ def test_mixup_blends_with_the_partner_and_keeps_the_larger_share() -> None:
         assert 0.5 <= share <= 1
         torch.testing.assert_close(mixed, share * inputs + (1 - share) * inputs[partners])
     assert mix(inputs, 0.0, rng)[2] == 1.0
+
+
+def test_help_tells_the_recipes_defaults() -> None:
+    source = (REPOSITORY / "train.py").read_text(encoding="utf-8")
+    told = dict(re.findall(r'^    (\w+): \w+ \| None = None\n    """.*Default ([\d.]+)\."""$', source, re.MULTILINE))
+    names = {field.name: field.default for field in fields(Recipe) if field.name not in ("optimizer", "schedule")}
+    assert {name: float(value) for name, value in told.items()} == names
 
 
 def test_plain_recipe_is_the_documents() -> None:
