@@ -24,7 +24,7 @@ def learning_curves(history: Sequence[dict[str, Any]], best: int, title: str, pa
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for axes, key, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=True):
-        for part, colour, label in (("train", TRAIN, "training"), ("val", VAL, "validation")):
+        for part, colour, label in (("train", TRAIN, "training, under augmentation"), ("val", VAL, "validation")):
             axes.plot(epochs, [row[part][key] for row in history], ".-", color=colour, label=label)
         value = history[best - 1]["val"][key]
         shown = f"{value:.1%}" if key == "accuracy" else f"{value:.3f}"
