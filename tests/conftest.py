@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,12 @@ import sample_data
 from weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def fresh_proxies() -> None:
+    """urllib keeps the proxies of its first call; a test that sets some must not set them for the others."""
+    urllib.request.install_opener(None)
 
 
 @pytest.fixture(scope="session")

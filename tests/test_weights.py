@@ -15,11 +15,10 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import REPOSITORY
-from PIL import Image
 
 import keras_resnet
 import weights
-from dataset import IMAGENET_MEAN, IMAGENET_STD, eval_transform
+from dataset import IMAGENET_MEAN, IMAGENET_STD, eval_transform, load_image
 from errors import InputError
 from model import resnet50_with_stride_on
 from weights import BackboneWeights
@@ -84,15 +83,20 @@ def test_inner_layer_folds_bias_and_epsilon() -> None:
 
 
 def test_photographs_get_their_imagenet_class(imagenet: BackboneWeights) -> None:
-    """Photographs that scikit-image bundles: a cat (tabby, tiger or Egyptian), a cup of espresso, a rocket."""
-    skimage = Path(pytest.importorskip("skimage").__file__).parent / "data"
+    """Photographs that scikit-image and scikit-learn bundle and that ImageNet has a class for."""
+    right = {
+        "skimage/data/chelsea.png": {281, 282, 285},  # tabby, tiger cat, Egyptian cat
+        "skimage/data/coffee.png": {967},  # espresso
+        "skimage/data/motorcycle_left.png": {665, 670},  # moped, motor scooter
+        "sklearn/datasets/images/china.jpg": {698},  # palace
+    }
+    packages = Path(pytest.importorskip("skimage").__file__).parent.parent
     net = resnet50_with_stride_on(imagenet.stride_on).eval()
     net.load_state_dict(imagenet.state, strict=False)
-    right = {"chelsea.png": {281, 282, 285}, "coffee.png": {967}, "rocket.jpg": {657, 744}}
-    for name, classes in right.items():
-        with torch.inference_mode():
-            found = net(eval_transform(224)(Image.open(skimage / name).convert("RGB"))[None]).argmax().item()
-        assert found in classes, name
+    images = torch.stack([eval_transform(224)(load_image(packages / name)) for name in right])
+    with torch.inference_mode():
+        found = net(images).argmax(1).tolist()
+    assert [index in classes for index, classes in zip(found, right.values(), strict=True)] == [True] * 4, found
 
 
 def serve(answer: bytes | None, stop_after: int | None = None) -> tuple[str, http.server.ThreadingHTTPServer]:
