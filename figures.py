@@ -71,25 +71,22 @@ def predictions(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
         rows: for each picture `path`, `true`, `predicted` and `top`, a list of (class, probability), highest first.
     """
     lines = -(-len(rows) // 5)
-    figure = Figure(figsize=(15, 5.2 * lines + 0.5), layout="constrained")
-    grid = figure.subplots(2 * lines, 5, squeeze=False, height_ratios=[3, 2] * lines)
-    for axes in grid.flat[:]:
-        axes.set_visible(False)
+    figure = Figure(figsize=(15, 4.6 * lines + 0.7), layout="constrained")
+    grid = figure.subplots(2 * lines, 5, squeeze=False, height_ratios=[3, 1.7] * lines)
+    for axes in grid.flat:
+        axes.set_axis_off()
     for index, row in enumerate(rows):
         picture, bars = grid[index // 5 * 2, index % 5], grid[index // 5 * 2 + 1, index % 5]
-        picture.set_visible(True)
-        bars.set_visible(True)
         picture.imshow(load_image(row["path"]))
-        picture.set_axis_off()
         right = row["true"] == row["predicted"]
         picture.set_title(f"true: {row['true']}\npredicted: {row['predicted']}", color=RIGHT if right else WRONG)
-        names, values = zip(*row["top"], strict=True)
-        colours = [RIGHT if name == row["true"] else WRONG if name == row["predicted"] else "0.7" for name in names]
-        bars.barh(names, values, color=colours)
-        for position, value in enumerate(values):
-            bars.text(min(value + 0.02, 0.8), position, f"{value:.2f}", va="center", fontsize=9)
-        bars.invert_yaxis()
-        bars.set(xlim=(0, 1), xlabel="probability")
-        bars.spines[["top", "right"]].set_visible(False)
+        for place, (name, value) in enumerate(row["top"]):
+            tint = RIGHT if name == row["true"] else WRONG if name == row["predicted"] else "0.6"
+            bars.barh(place, 1, 0.86, color="0.95")
+            bars.barh(place, value, 0.86, color=tint, alpha=0.55)
+            bars.text(0.02, place, name, va="center")
+            bars.text(0.98, place, f"{value:.2f}", va="center", ha="right")
+        bars.set(xlim=(0, 1), ylim=(len(row["top"]) - 0.5, -0.5), title="probability")
+        bars.title.set_size("small")
     figure.suptitle(title)
     save(figure, path)
