@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dataset import IMAGENET_MEAN, IMAGENET_STD
-from errors import InputError
+from errors import InputError, first_line
 from files import write_json, write_whole
 from model import ActionNet
 
@@ -50,15 +50,19 @@ def commit() -> str | None:
     return answer.stdout.strip()
 
 
-def save_best(run: Path, model: ActionNet, record: dict[str, Any], split: dict[str, list[str]]) -> None:
-    """Writes `best.pt` (with backbone, so that the file is all that is needed) and `best.json`."""
+def save_best(run: Path, model: ActionNet, record: dict[str, Any], split: dict[str, dict[str, str]]) -> None:
+    """Writes `best.pt` (with backbone, so that the file is all that is needed) and `best.json`.
+
+    Args:
+        split: by part, file names and the SHA-256 of the files' bytes.
+    """
     content = {"model": model.state_dict(), "stride_on": model.stride_on, "record": record, "split": split}
     write_whole(run / BEST, lambda partial: torch.save(content, partial))
     write_json(run / RECORD, record)
 
 
-def load_model(run: Path, device: torch.device) -> tuple[ActionNet, dict[str, Any], dict[str, list[str]]]:
-    """Returns the network of a run, ready to predict, its record (keys of `best.json`) and its split (file names).
+def load_model(run: Path, device: torch.device) -> tuple[ActionNet, dict[str, Any], dict[str, dict[str, str]]]:
+    """Returns the network of a run, ready to predict, its record (keys of `best.json`) and its split (see `save_best`).
 
     Raises: InputError where the file is damaged.
     """
@@ -75,7 +79,7 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: no readable checkpoint ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path}: no readable checkpoint ({first_line(error)})") from error
 
 
 def save_last(run: Path, model: ActionNet, state: dict[str, Any]) -> None:

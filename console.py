@@ -4,22 +4,36 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import tyro
 
-from errors import InputError
+from errors import InputError, first_line
 from weights import WeightsUnavailable
+
+
+def fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def run_script(main: Callable[[Any], None], arguments: type, description: str | None) -> None:
     """Parses the command line into `arguments` and calls `main` with it.
 
-    Exits with 2 after one line on stderr where `main` raises InputError or WeightsUnavailable, with 130 on Ctrl-C.
+    Exits with 2 after a line on stderr where `main` raises InputError, WeightsUnavailable or OSError (a full disk, a
+    folder that cannot be written) or the GPU's memory is full, with 130 on Ctrl-C.
     """
+    sys.stdout.reconfigure(errors="replace")  # class names that the console's encoding does not know
     try:
         main(tyro.cli(arguments, description=description))
     except (InputError, WeightsUnavailable) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        text = str(error)
+        if text.startswith("Caught "):  # raised in a process that decodes pictures: the last line is ours
+            text = text.strip().splitlines()[-1].removeprefix("errors.InputError: ")
+        fail(text)
+    except torch.OutOfMemoryError as error:
+        fail(f"the GPU's memory is full ({first_line(error)}); give a smaller --batch-size, or --device cpu")
+    except OSError as error:
+        fail(str(error))
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)

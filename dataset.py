@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from errors import InputError
+from errors import InputError, first_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -94,6 +94,11 @@ def read_dataset(folder: Path) -> ActionData:
     for sample in test:
         if sample.label is not None and sample.label not in classes:
             raise InputError(f"{root}: {sample.name} has the label {sample.label!r}, which no training picture has")
+    if len(test) > 1 and len({sample.label for sample in test} - {None}) == 1:
+        raise InputError(
+            f"{root / TEST_CSV}: every row has the label {test[0].label!r}, which is a stand-in, since Kaggle gives no "
+            "labels for its test set; delete the column"
+        )
     listed = {sample.name for sample in train + test}
     on_disk = (file.relative_to(root).as_posix() for part in ("train", "test") for file in image_files(root / part))
     return ActionData(dataset_name(root), root, classes, train, test, sorted(set(on_disk) - listed))
@@ -101,24 +106,16 @@ def read_dataset(folder: Path) -> ActionData:
 
 def dataset_name(root: Path) -> str:
     """The name in `dataset.json`, else the folder's."""
-    if (root / NAME_FILE).is_file():
-        return json.loads((root / NAME_FILE).read_text(encoding="utf-8"))["name"]
-    return root.resolve().name
+    try:
+        return str(json.loads((root / NAME_FILE).read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, TypeError, KeyError):  # none there, or a file of that name with another purpose
+        return root.resolve().name
 
 
 def read_csv(root: Path, csv_name: str, folder: str, need_labels: bool) -> list[Sample]:
     """Reads one CSV. Labels must stand in all rows, or (unless `need_labels`) in none."""
     path = root / csv_name
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if not columns or columns[0] not in NAME_COLUMNS:
-            raise InputError(f"{path}: the first column must be filename or image_path, found {columns[:1] or 'none'}")
-        if need_labels and "label" not in columns:
-            raise InputError(f"{path}: no column 'label', found {columns}")
-        rows = [(reader.line_num, (row[columns[0]] or "").strip(), (row.get("label") or "").strip()) for row in reader]
-    if not rows:
-        raise InputError(f"{path}: has no rows")
+    rows = parse_csv(path, need_labels)
     need_labels = need_labels or any(label for _, _, label in rows)
     samples, seen = [], {}
     for line, value, label in rows:
@@ -134,16 +131,36 @@ def read_csv(root: Path, csv_name: str, folder: str, need_labels: bool) -> list[
     return samples
 
 
+def parse_csv(path: Path, need_labels: bool) -> list[tuple[int, str, str]]:
+    """Rows as (line, name, label), blanks stripped, "" where there is none."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            if not columns or columns[0] not in NAME_COLUMNS:
+                found = columns[0] if columns else "nothing"
+                raise InputError(f"{path}: the first column must be filename or image_path, found {found}")
+            if need_labels and "label" not in columns:
+                raise InputError(f"{path}: no column 'label', found {', '.join(columns)}")
+            name = columns[0]
+            rows = [(reader.line_num, (row[name] or "").strip(), (row.get("label") or "").strip()) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({first_line(error)}); save it as such") from error
+    if not rows:
+        raise InputError(f"{path}: has no rows")
+    return rows
+
+
 def resolve_name(root: Path, folder: str, value: str, where: str) -> Path:
-    """The file that a CSV's value names, looked for in `root/folder` and, as some copies have it, in `root`."""
+    """The file that a CSV's value names: inside `root/folder`, with or, as in most copies, without `folder/` before."""
     if not value:
         raise InputError(f"{where}: empty file name")
     pure = PurePosixPath(value.replace("\\", "/"))
-    inside = Path(os.path.normpath(root / folder / pure))
-    if pure.is_absolute() or Path(value).is_absolute() or not inside.is_relative_to(os.path.normpath(root / folder)):
+    parts = Path(os.path.normpath(pure)).parts
+    if pure.is_absolute() or Path(value).is_absolute() or ".." in parts:
         raise InputError(f"{where}: {value!r} leaves the folder {root / folder}; give names inside it")
-    for candidate in (root / folder / pure, root / pure):
-        if candidate.is_file():
+    for candidate in (root.joinpath(folder, *parts), root.joinpath(*parts)):
+        if candidate.is_file() and candidate.is_relative_to(root / folder):
             return candidate
     raise InputError(f"{where}: the file {root / folder / pure} does not exist")
 
@@ -155,9 +172,10 @@ def read_class_folders(folder: Path, root: Path) -> list[Sample]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The picture files in `folder` and below, sorted; hidden ones left out."""
+    """The picture files in `folder` and below, sorted; what is hidden or in a hidden folder is left out."""
     files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(file for file in files if file.is_file() and not file.name.startswith("."))
+    shown = (file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    return sorted(file for file in shown if file.is_file())
 
 
 def class_counts(samples: Sequence[Sample]) -> Counter[str]:

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from errors import InputError
+from errors import InputError, first_line
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -17,10 +17,10 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
+        torch.backends.cudnn.deterministic = True  # the same seed gives the same numbers
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: not to be had here ({reason}); use --device auto") from error
+        raise InputError(f"--device {name}: not to be had here ({first_line(error)}); use --device auto") from error
 
 
 def pick_precision(device: torch.device, name: str = "auto") -> torch.dtype:

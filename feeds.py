@@ -24,7 +24,7 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 
 
 class CachedFeed:
-    """Feature maps from stores; `coarse_epochs` first epochs see them averaged to half their side."""
+    """Feature maps from stores; `coarse_epochs` first epochs see them averaged to half their side, but not below 2."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class CachedFeed:
     ) -> None:
         self.forward, self.stores, self.batch_size, self.seed = model.head, stores, batch_size, seed
         self.train_rows, self.val_rows = train, val  # digests and class indices
-        self.coarse_epochs, self.coarse_side = coarse_epochs, (stores[0].side + 1) // 2
+        self.coarse_epochs, self.coarse_side = coarse_epochs, max(2, (stores[0].side + 1) // 2)
 
     def __len__(self) -> int:
         return len(self.train_rows[0])

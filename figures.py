@@ -44,7 +44,7 @@ def learning_curves(history: Sequence[dict[str, Any]], best: int, title: str, pa
 
 def confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
     """Counts (K, K) beside the same normalised by row: where the pictures of each true class went."""
-    size = max(4.5, 0.42 * len(classes) + 1.2)
+    size = min(max(4.5, 0.42 * len(classes) + 1.2), 30)
     figure = Figure(figsize=(2 * size + 1.2, size + 0.4), layout="constrained")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     small = {"fontsize": 8 if len(classes) <= 20 else 5}
@@ -52,7 +52,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path
     for axes, (values, name, form) in zip(figure.subplots(1, 2), panels, strict=True):
         image = axes.imshow(values, cmap="Blues", vmin=0, vmax=max(values.max(), 1e-9))
         for (row, column), value in np.ndenumerate(values):
-            if value:
+            if value and len(classes) <= 60:
                 light = value > values.max() / 2
                 shown = format(value, form).removeprefix("0")
                 axes.text(column, row, shown, ha="center", va="center", color="white" if light else "0.2", **small)

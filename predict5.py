@@ -66,7 +66,7 @@ class Predictor:
     run: Path
     model: ActionNet
     record: dict[str, Any]
-    split: dict[str, list[str]]
+    split: dict[str, dict[str, str]]
     device: torch.device
 
     @property
@@ -85,6 +85,13 @@ class Predictor:
 
 
 def main(args: Args) -> None:
+    for name, value, least in (
+        ("seed", args.seed, 0),
+        ("batch-size", args.batch_size, 1),
+        ("workers", args.workers or 0, 0),
+    ):
+        if value < least:
+            raise InputError(f"--{name} {value}: must be {least} or more")
     if args.csv and not args.images:
         raise InputError("--csv goes with pictures; the test set's tables lie in results/<run>/test/ anyway")
     device = pick_device(args.device)
@@ -145,6 +152,8 @@ def test(predictor: Predictor) -> None:
     """Measures the test set of the run's own split, prints the figures and writes them with their pictures."""
     record, folder = predictor.record, predictor.run / "test"
     data = read_dataset(predictor.args.data or Path(record["data"]))
+    for stale in (folder / "mistakes.png", folder / "predictions.csv"):  # not written by every test
+        stale.unlink(missing_ok=True)
     samples = test_samples(predictor, data)
     logits, targets = predictor(samples)
     figures_of_test = report(logits, targets, record["classes"])
@@ -159,17 +168,27 @@ def test(predictor: Predictor) -> None:
         answers = describe(unlabelled, predictor(unlabelled)[0], record["classes"])
         table = [(Path(row["filename"]).name, row["predicted"], row["probability"]) for row in answers]
         write_csv(folder / "predictions.csv", [("filename", "label", "probability"), *table])
-    print("written: " + "  ".join(str(path) for path in sorted(folder.iterdir())))
+    print("written: " + "  ".join(str(path) for path in sorted(folder.glob("[!.]*"))))
     print(f"{predictor.title}: test accuracy {figures_of_test['accuracy']:.4f} on {figures_of_test['n']} pictures")
 
 
 def test_samples(predictor: Predictor, data: ActionData) -> list[Sample]:
-    """The test part of the run's split, found in its dataset. Raises: InputError where a picture of it is gone."""
-    there = {sample.name: sample for sample in data.labelled}
-    missing = [name for name in predictor.split["test"] if name not in there]
+    """The test part of the run's split, found in its dataset.
+
+    Raises: InputError where a picture of it is gone or another one than it was in training.
+    """
+    there, digests = {sample.name: sample for sample in data.labelled}, predictor.split["test"]
+    missing = [name for name in digests if name not in there]
     if missing:
         raise InputError(f"{data.root}: {missing[0]} and {len(missing) - 1} more of the run's test set are not there")
-    samples = [there[name] for name in predictor.split["test"]]
+    samples = [there[name] for name in digests]
+    scans = check_pictures(samples, predictor.args.cache / "scans.json", skip_bad=False)
+    changed = [name for name in digests if scans[name].sha256 != digests[name]]
+    if changed:
+        raise InputError(
+            f"{data.root}: {changed[0]} and {len(changed) - 1} more of the run's test set are not the pictures that "
+            "they were in training; give the dataset that it was trained on with --data"
+        )
     unknown = {sample.label for sample in samples} - set(predictor.record["classes"])
     if unknown:
         raise InputError(f"{data.root}: the run does not know the class {min(unknown)!r}; give its own --data")
@@ -207,10 +226,12 @@ def draw(
     accuracy = f"test accuracy {values['accuracy']:.1%} on {values['n']} pictures"
     figures.confusion(counts, predictor.record["classes"], f"{title}\n{accuracy}", folder / "conf_matrix.png")
     chosen = np.random.default_rng(predictor.args.seed).permutation(len(rows)).tolist()
-    one_a_class = list({rows[index]["true"]: rows[index] for index in chosen}.values())
+    new, more = [], []  # a picture of each class comes before a second one of any
+    for row in (rows[index] for index in chosen):
+        (more if row["true"] in {other["true"] for other in new} else new).append(row)
     wrong = sorted((row for row in rows if row["true"] != row["predicted"]), key=lambda row: -row["probability"])
     for name, picked, what in (
-        ("pred", one_a_class[:PANELS], "sample predictions"),
+        ("pred", (new + more)[:PANELS], "sample predictions"),
         ("mistakes", wrong[:MISTAKES], "most confident mistakes"),
     ):
         if picked:

@@ -16,8 +16,8 @@ from statistics import median
 from typing import Any
 
 from console import run_script
-from dataset import ActionData, Sample, class_counts, find_root, read_dataset
-from errors import InputError
+from dataset import TRAIN_CSV, ActionData, Sample, class_counts, find_root, read_dataset
+from errors import InputError, first_line
 from files import write_json
 from scan import Scan, group_duplicates, scan_files
 
@@ -54,17 +54,21 @@ def download(folder: Path) -> None:
 
     staging = folder / "kaggle-download"
     try:
-        kagglehub.dataset_download(HANDLE, output_dir=str(staging))
+        # Forced, since kagglehub refuses a folder in which an earlier download was interrupted.
+        kagglehub.dataset_download(HANDLE, output_dir=str(staging), force_download=staging.exists())
     except Exception as error:  # requests, kagglehub and the unpacking raise their own
         raise InputError(
-            f"the download from Kaggle failed ({type(error).__name__}); connect to the network and run again, or "
-            f"download {PAGE} with a browser, unzip it into {folder}/ and run again"
+            f"the download from Kaggle failed ({type(error).__name__}: {first_line(error)[:80]}); connect to the "
+            f"network and run again, or download {PAGE} with a browser, unzip it into {folder}/ and run again"
         ) from error
     if find_root(staging) is None:
         raise InputError(f"{staging}: the download holds no dataset; delete it and run again")
-    for part in staging.iterdir():
-        if not part.name.startswith("."):
-            os.replace(part, folder / part.name)
+    parts = [part for part in staging.iterdir() if not part.name.startswith(".")]
+    taken = [str(folder / part.name) for part in parts if (folder / part.name).exists()]
+    if taken:
+        raise InputError(f"{taken[0]} is in the way of the download; move it away and run again")
+    for part in sorted(parts, key=lambda part: part.name == TRAIN_CSV):  # the list last: it makes the dataset
+        os.replace(part, folder / part.name)
     shutil.rmtree(staging)
 
 

@@ -19,7 +19,8 @@ from errors import InputError
 from files import write_text
 
 NEAR_BITS = 4  # pictures whose 64-bit difference hashes differ in so few bits count as one
-BLOCK = 2048  # rows of the distance matrix held at a time
+BLOCK = 2**23  # distances held at a time, 8 bytes each
+SCAN_VERSION = 1  # to be raised when the same file would give another scan
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,22 @@ class Scan:
 
 
 def scan_file(path: Path) -> Scan:
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = ""
     try:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         image = load_image(path)
         return Scan(sha256, int(str(imagehash.dhash(image)), 16), *image.size)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
         return Scan(sha256, error=" ".join(str(error).split()) or type(error).__name__)
+
+
+def stamp(path: Path) -> str:
+    """What a remembered scan is found by: the file, its size and time, and how it was scanned."""
+    try:
+        stat = path.stat()
+        return f"{SCAN_VERSION}|{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    except OSError:
+        return f"{path} is gone"
 
 
 def scan_files(paths: Sequence[Path], memory: Path) -> list[Scan]:
@@ -52,14 +63,14 @@ def scan_files(paths: Sequence[Path], memory: Path) -> list[Scan]:
         known = json.loads(memory.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         known = {}
-    stamps = {path: (stat.st_size, stat.st_mtime_ns) for path in set(paths) for stat in [path.stat()]}
-    keys = {path: f"{path.resolve()}|{size}|{time}" for path, (size, time) in stamps.items()}
-    todo = [path for path in stamps if keys[path] not in known]
+    keys = {path: stamp(path) for path in paths}
+    todo = [path for path in keys if keys[path] not in known]
     if todo:
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding the interpreter
             scans = tqdm(pool.map(scan_file, todo), "check pictures", len(todo), unit=" images")
             known |= {keys[path]: asdict(scan) for path, scan in zip(todo, scans, strict=True)}
-        write_text(memory, json.dumps(known))
+        kept = {key: scan for key, scan in known.items() if scan["error"] is None}  # a failure may pass
+        write_text(memory, json.dumps(kept))
     return [Scan(**known[keys[path]]) for path in paths]
 
 
@@ -79,19 +90,24 @@ def check_pictures(samples: Sequence[Sample], memory: Path, skip_bad: bool) -> d
 def group_duplicates(scans: Sequence[Scan], near_bits: int = NEAR_BITS) -> np.ndarray:
     """Numbers groups of pictures that are copies: equal bytes, or difference hashes at most `near_bits` apart.
 
-    The hash compares neighbouring pixels of a 9x8 thumbnail (Krawetz 2013, "Kind of Like That").
+    With `near_bits` below 0 only equal bytes count. The hash compares neighbouring pixels of a 9x8 thumbnail
+    (Krawetz 2013, "Kind of Like That").
 
     Returns: (N,) group numbers; two pictures share one if a chain of copies leads from one to the other.
     """
     bytes_of = np.unique([scan.sha256 for scan in scans], return_inverse=True)[1]
-    hashes = np.array([scan.dhash for scan in scans], dtype=np.uint64)
-    first = {number: index for index, number in reversed(list(enumerate(bytes_of)))}
-    left, right = [np.array([first[number] for number in bytes_of])], [np.arange(len(scans))]
-    for start in range(0, len(scans), BLOCK):
-        distance = np.bitwise_count(hashes[start : start + BLOCK, None] ^ hashes[None, start:])  # (≤BLOCK, N - start)
+    hashes, hash_of = np.unique(np.array([scan.dhash for scan in scans], np.uint64), return_inverse=True)
+    # A graph of all digests and all hashes: a picture joins its digest to its hash, nearness joins hashes.
+    offset = len(scans)
+    left, right = [bytes_of], [hash_of + offset] if near_bits >= 0 else [bytes_of]
+    step = max(1, BLOCK // len(hashes))
+    for start in range(0, len(hashes) if near_bits > 0 else 0, step):
+        distance = np.bitwise_count(hashes[start : start + step, None] ^ hashes[None, start:])
         rows, columns = np.nonzero(distance <= near_bits)
-        left.append(rows + start)
-        right.append(columns + start)
+        left.append(rows + start + offset)
+        right.append(columns + start + offset)
     edges = np.concatenate(left), np.concatenate(right)
-    graph = coo_array((np.ones(len(edges[0]), dtype=bool), edges), shape=(len(scans), len(scans)))
-    return connected_components(graph, directed=False)[1]
+    nodes = offset + len(hashes)
+    graph = coo_array((np.ones(len(edges[0]), dtype=bool), edges), shape=(nodes, nodes))
+    groups = connected_components(graph, directed=False)[1]
+    return np.unique(groups[bytes_of], return_inverse=True)[1]

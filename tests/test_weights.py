@@ -196,10 +196,18 @@ def test_own_file(tmp_path: Path, untrained: BackboneWeights) -> None:
     moved = weights.load_weights(str(tmp_path / "net.safetensors"))
     assert moved.stride_on == "conv1"
     assert moved.sha256 != untrained.sha256
+    more = {k: v.bfloat16() for k, v in untrained.state.items()} | {"extra": torch.zeros(1)}
+    torch.save(more, tmp_path / "more.pth")
+    state = weights.load_weights(str(tmp_path / "more.pth")).state
+    assert "extra" not in state
+    assert state["conv1.weight"].dtype == torch.float32
     short = {k: v for k, v in untrained.state.items() if k != "layer3.2.bn1.bias"}
     torch.save(short, tmp_path / "short.pth")
     with pytest.raises(InputError, match=r"short.pth: layer3.2.bn1.bias is missing"):
         weights.load_weights(str(tmp_path / "short.pth"))
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(InputError, match=r"empty.pth: not a readable state dict"):
+        weights.load_weights(str(tmp_path / "empty.pth"))
     (tmp_path / "text.pth").write_text("not weights")
     with pytest.raises(InputError, match=r"text.pth: not a readable state dict"):
         weights.load_weights(str(tmp_path / "text.pth"))
