@@ -237,7 +237,7 @@ def test_without_weights_the_sample_runs_on_random_ones(
 def test_changed_pictures_are_noticed(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(sample, "mine")
-    train.main(small(data=Path("mine"), epochs=1, run="c"))
+    train.main(small(data=Path("mine"), epochs=1, run="c", precision="bf16"))
     train.main(train.Args(run="c", resume=True))  # finished: says so, and changes nothing
     best = json.loads(Path("results/c/best.json").read_text())
     assert best["seconds"]["training"] > 0
