@@ -13,7 +13,7 @@ STRIDE = 32  # an image of side S gives maps of side S / 32
 
 
 def resnet50_with_stride_on(conv: str) -> ResNet:
-    """An uninitialised-to-purpose torchvision ResNet-50 whose stages 2 to 4 start with the stride on `conv`.
+    """An untrained torchvision ResNet-50 whose stages 2 to 4 start with the stride on `conv`.
 
     "conv2" is torchvision's own ("v1.5"), "conv1" that of He et al. 2015 (https://arxiv.org/abs/1512.03385).
     """

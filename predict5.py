@@ -152,17 +152,18 @@ def test(predictor: Predictor) -> None:
     """Measures the test set of the run's own split, prints the figures and writes them with their pictures."""
     record, folder = predictor.record, predictor.run / "test"
     data = read_dataset(predictor.args.data or Path(record["data"]))
-    for stale in (folder / "mistakes.png", folder / "predictions.csv"):  # not written by every test
-        stale.unlink(missing_ok=True)
     samples = test_samples(predictor, data)
     logits, targets = predictor(samples)
+    for stale in (folder / "mistakes.png", folder / "predictions.csv"):  # not written by every test
+        stale.unlink(missing_ok=True)
+    counts = confusion_matrix(logits, targets, len(record["classes"]))
     figures_of_test = report(logits, targets, record["classes"])
     rows = describe(samples, logits, record["classes"])
     about = {key: record[key] for key in ("dataset", "weights", "weights_sha256", "epoch", "seed")}
     write_json(folder / "metrics.json", figures_of_test | about | {"run": predictor.run.name})
     print_metrics(figures_of_test)
-    write_tables(folder, figures_of_test, rows, confusion_matrix(logits, targets, len(record["classes"])), record)
-    draw(predictor, folder, rows, confusion_matrix(logits, targets, len(record["classes"])), figures_of_test)
+    write_tables(folder, figures_of_test, rows, counts, record)
+    draw(predictor, folder, rows, counts, figures_of_test)
     if data.test and not data.test_is_labelled:
         unlabelled = readable(data.test, predictor.args)
         answers = describe(unlabelled, predictor(unlabelled)[0], record["classes"])

@@ -1,12 +1,12 @@
 """Divides samples into training, validation and test, by class and by seed, never with two copies on two sides."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dataset import ActionData, Sample
+from dataset import ActionData, Sample, class_counts
 from errors import InputError
 
 TEST_SHARE = 0.15  # of the labelled pictures, where no labelled test set comes with them
@@ -86,5 +86,5 @@ def hold_out(
 def describe(split: Split) -> str:
     """One line for the console: how many pictures each part has."""
     counts = ", ".join(f"{len(samples)} {part}" for part, samples in vars(split).items() if samples)
-    smallest = min(Counter(sample.label for sample in split.train).items(), key=lambda item: item[1])
+    smallest = min(class_counts(split.train).items(), key=lambda item: item[1])
     return f"{counts} (smallest class in training: {smallest[0]}, {smallest[1]})".replace("left_out", "left out")

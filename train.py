@@ -58,7 +58,7 @@ class Args:
     image_size: int = 224
     """Side of the square that pictures are brought to, in pixels; a multiple of 32."""
     views: int | None = None
-    """Cached views of each training picture: the whole and N - 1 random crops; 0: no cache. Default 2."""
+    """Cached views of each training picture: the middle and N - 1 random crops; 0: no cache. Default 2."""
     batch_size: int | None = None
     """Default 128."""
     lr: float | None = None
@@ -76,7 +76,7 @@ class Args:
     mixup: float | None = None
     """Alpha of mixup on what the head gets (--views 0: on pictures); 0: off. Default 1."""
     coarse: float | None = None
-    """Share of the epochs that train on maps of half the side, at a third of the cost. Default 0.7."""
+    """Share of the epochs that train on maps of half the side, a third of the arithmetic. Default 0.7."""
     patience: int | None = None
     """Stop after so many full-size epochs without a smaller validation loss; 0: never. Default 3."""
     skip_bad: bool = False

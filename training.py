@@ -24,7 +24,7 @@ from model import ActionNet
 class Recipe:
     """How the head is trained. The defaults are those of `train.py`."""
 
-    views: int = 2  # cached views of each training picture: the whole and views - 1 random crops; 0: no cache
+    views: int = 2  # cached views of each training picture: the middle and views - 1 random crops; 0: no cache
     batch_size: int = 128
     optimizer: str = "adamw"  # or "adam"
     lr: float = 1e-3
@@ -35,7 +35,7 @@ class Recipe:
     dropout: float = 0.5
     channel_dropout: float = 0.5
     mixup: float = 1.0  # alpha of the beta distribution; 0: off
-    coarse: float = 0.7  # share of the epochs that see the maps averaged from 7x7 to 4x4, at a third of the cost
+    coarse: float = 0.7  # share of the epochs that see the maps averaged from 7x7 to 4x4, a third of the arithmetic
     patience: int = 3  # full-size epochs without a smaller validation loss before training ends; 0: never
 
     def coarse_epochs(self, epochs: int) -> int:
