@@ -1,5 +1,6 @@
 """How every script starts and ends: arguments from a dataclass, and one clear line where the input is wrong."""
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +17,18 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
+def stop(*_: object) -> None:
+    """A request to end is an exception too, so that nothing half-written is left behind."""
+    raise KeyboardInterrupt
+
+
 def run_script(main: Callable[[Any], None], arguments: type, description: str | None) -> None:
     """Parses the command line into `arguments` and calls `main` with it.
 
     Exits with 2 after a line on stderr where `main` raises InputError, WeightsUnavailable or OSError (a full disk, a
-    folder that cannot be written) or the GPU's memory is full, with 130 on Ctrl-C.
+    folder that cannot be written) or the GPU's memory is full, with 130 on Ctrl-C or a request to end.
     """
+    signal.signal(signal.SIGTERM, stop)
     sys.stdout.reconfigure(errors="replace")  # class names that the console's encoding does not know
     try:
         main(tyro.cli(arguments, description=description))

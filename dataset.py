@@ -212,6 +212,12 @@ def eval_transform(size: int) -> v2.Compose:
     return v2.Compose([v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size), *to_normalised()])
 
 
+def eval_crop(width: int, height: int) -> tuple[float, float, float]:
+    """Where `eval_transform` looks in a picture of that size: left, top and side of the square, in pixels."""
+    side = min(width, height) * 7 / 8
+    return (width - side) / 2, (height - side) / 2, side
+
+
 class HarDataset(Dataset):
     """Pictures and class indices: item i is (transform(picture) of shape (3, S, S), class index or -1).
 

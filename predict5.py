@@ -24,9 +24,10 @@ from tqdm import tqdm
 import checkpoint
 import figures
 from console import run_script
-from dataset import ActionData, HarDataset, Sample, eval_transform, image_files, read_dataset
+from dataset import HarDataset, Sample, eval_transform, image_files, read_dataset
 from device import pick_device, pick_precision, pick_workers
 from errors import InputError
+from examples import check_test_set
 from files import write_csv, write_json
 from metrics import TOP, confusion_matrix, report
 from model import ActionNet
@@ -152,7 +153,8 @@ def test(predictor: Predictor) -> None:
     """Measures the test set of the run's own split, prints the figures and writes them with their pictures."""
     record, folder = predictor.record, predictor.run / "test"
     data = read_dataset(predictor.args.data or Path(record["data"]))
-    samples = test_samples(predictor, data)
+    digests = predictor.split["test"]
+    samples = check_test_set(data, digests, digests, record["classes"], predictor.args.cache)
     logits, targets = predictor(samples)
     for stale in (folder / "mistakes.png", folder / "predictions.csv"):  # not written by every test
         stale.unlink(missing_ok=True)
@@ -171,29 +173,6 @@ def test(predictor: Predictor) -> None:
         write_csv(folder / "predictions.csv", [("filename", "label", "probability"), *table])
     print("written: " + "  ".join(str(path) for path in sorted(folder.glob("[!.]*"))))
     print(f"{predictor.title}: test accuracy {figures_of_test['accuracy']:.4f} on {figures_of_test['n']} pictures")
-
-
-def test_samples(predictor: Predictor, data: ActionData) -> list[Sample]:
-    """The test part of the run's split, found in its dataset.
-
-    Raises: InputError where a picture of it is gone or another one than it was in training.
-    """
-    there, digests = {sample.name: sample for sample in data.labelled}, predictor.split["test"]
-    missing = [name for name in digests if name not in there]
-    if missing:
-        raise InputError(f"{data.root}: {missing[0]} and {len(missing) - 1} more of the run's test set are not there")
-    samples = [there[name] for name in digests]
-    scans = check_pictures(samples, predictor.args.cache / "scans.json", skip_bad=False)
-    changed = [name for name in digests if scans[name].sha256 != digests[name]]
-    if changed:
-        raise InputError(
-            f"{data.root}: {changed[0]} and {len(changed) - 1} more of the run's test set are not the pictures that "
-            "they were in training; give the dataset that it was trained on with --data"
-        )
-    unknown = {sample.label for sample in samples} - set(predictor.record["classes"])
-    if unknown:
-        raise InputError(f"{data.root}: the run does not know the class {min(unknown)!r}; give its own --data")
-    return samples
 
 
 def print_metrics(values: dict[str, Any]) -> None:

@@ -7,15 +7,13 @@ draws the same pictures.
 """
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 from tqdm import tqdm
 
 from dataset import NAME_FILE, TEST_CSV, TRAIN_CSV
 from errors import InputError
-from files import write_csv, write_json
+from files import write_csv, write_folder, write_json
 from sample_scenes import SCENES, draw
 
 NAME = "built-in sample"
@@ -36,24 +34,19 @@ def ensure_sample(folder: Path, seed: int = 0, per_class: int = PER_CLASS) -> No
         return
     if folder.exists() and there.get("name") != NAME:
         raise InputError(f"{folder}: holds something else than the {NAME}; move it away, or name a dataset with --data")
-    partial_folder = folder.with_name(f".{folder.name}.{os.getpid()}")
-    for part in ("train", "test"):
-        (partial_folder / part).mkdir(parents=True)
-    try:
+    with write_folder(folder) as partial:
+        for part in ("train", "test"):
+            (partial / part).mkdir()
         actions, labelled = list(SCENES), per_class * len(SCENES)
         names = [f"train/Image_{number + 1}.jpg" for number in range(labelled)]
         names += [f"test/Image_{number + 1}.jpg" for number in range(UNLABELLED)]
         jobs = [(name, actions[number % len(actions)]) for number, name in enumerate(names)]
         for number, (name, action) in enumerate(tqdm(jobs, "draw the sample", unit=" images")):
-            draw(action, (seed, number)).save(partial_folder / name, quality=90)
+            draw(action, (seed, number)).save(partial / name, quality=90)
         rows = [(Path(name).name, action) for name, action in jobs]
-        write_csv(partial_folder / TRAIN_CSV, [("filename", "label"), *rows[:labelled]])
-        write_csv(partial_folder / TEST_CSV, [("filename",), *(row[:1] for row in rows[labelled:])])
-        write_json(partial_folder / NAME_FILE, about)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial_folder, folder)
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
+        write_csv(partial / TRAIN_CSV, [("filename", "label"), *rows[:labelled]])
+        write_csv(partial / TEST_CSV, [("filename",), *(row[:1] for row in rows[labelled:])])
+        write_json(partial / NAME_FILE, about)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""Which parts of a picture speak for a class, by captum. Nothing here needs a backbone that can be trained."""
+
+from collections.abc import Sequence
+
+import torch
+from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion
+from torch import Tensor, nn
+
+STEPS = 16  # of integrated gradients; each is a pass forward and back
+
+
+def grad_cam(model: nn.Module, layer: str, image: Tensor, target: int) -> Tensor:
+    """Grad-CAM (https://arxiv.org/abs/1610.02391, section 3) at a layer, brought to the picture's size.
+
+    Args:
+        image: normalised, (3, S, S).
+
+    Returns: (S, S), 0 and more, in the units of gradient × activation.
+    """
+    inputs = image[None].clone().requires_grad_()  # else a frozen layer's output has no gradient to give
+    method = LayerGradCam(model, model.get_submodule(layer))
+    maps = method.attribute(inputs, target=target, relu_attributions=True)  # (1, 1, h, w)
+    return LayerAttribution.interpolate(maps, tuple(image.shape[-2:]), "bilinear")[0, 0].detach().cpu()
+
+
+def occlusion(model: nn.Module, image: Tensor, targets: Sequence[int]) -> Tensor:
+    """How much each target's logit falls where a square of the picture is greyed (https://arxiv.org/abs/1311.2901).
+
+    Args:
+        image: normalised, (3, S, S); S at least 7.
+
+    Returns: (T, S, S), positive where the square spoke for the target. One pass per square serves all targets.
+    """
+    side, step = max(1, image.shape[-1] * 2 // 7), max(1, image.shape[-1] * 3 // 14)
+    with torch.inference_mode():
+        # Without a target captum takes all logits of the one picture: (K, 3, S, S).
+        falls = Occlusion(model).attribute(
+            image[None], sliding_window_shapes=(len(image), side, side), strides=(len(image), step, step)
+        )
+    return falls[list(targets), 0].cpu()
+
+
+def integrated_gradients(model: nn.Module, image: Tensor, targets: Sequence[int]) -> Tensor:
+    """Integrated gradients (https://arxiv.org/abs/1703.01365) from the mean colour, summed over the colour channels.
+
+    Args:
+        image: normalised, (3, S, S).
+
+    Returns: (T, S, S), whose sums are about the logits less those of an even picture in the mean colour.
+    """
+    method = IntegratedGradients(model)
+    maps = [method.attribute(image[None], target=target, n_steps=STEPS, internal_batch_size=8) for target in targets]
+    return torch.cat(maps).sum(1).detach().cpu()
