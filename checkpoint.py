@@ -5,6 +5,7 @@ results/<run>/best.json     the record, readable
 results/<run>/last.pt       head, optimiser and schedule after the last epoch, for --resume
 results/<run>/split.json    file names by part
 results/<run>/metrics.jsonl one line per epoch
+results/<run>/snapshots/    the head after each epoch, float16 (train.py --snapshots)
 """
 
 import pickle
@@ -22,6 +23,7 @@ from files import write_json, write_whole
 from model import ActionNet
 
 BEST, LAST, RECORD, SPLIT, METRICS = "best.pt", "last.pt", "best.json", "split.json", "metrics.jsonl"
+SNAPSHOTS = "snapshots"
 
 
 def preprocessing(image_size: int) -> dict[str, Any]:
@@ -95,6 +97,29 @@ def load_last(run: Path, model: ActionNet, device: torch.device) -> dict[str, An
     if unexpected or any(not key.startswith("base_model.") for key in missing):
         raise InputError(f"{run / LAST}: belongs to another network")
     return state
+
+
+def save_snapshot(run: Path, model: ActionNet, epoch: int) -> None:
+    """Writes the head as it is after `epoch` (0: before training); half the precision, which pictures do not show."""
+    state = model.state_dict().items()
+    head = {key: value.half() if "conv" in key else value for key, value in state if not key.startswith("base_model.")}
+    write_whole(run / SNAPSHOTS / f"epoch_{epoch:03d}.pt", lambda partial: torch.save(head, partial))
+
+
+def find_snapshots(run: Path) -> dict[int, Path]:
+    """Returns the snapshots of a run by epoch. Raises: InputError where there are fewer than two."""
+    found = {int(path.stem.removeprefix("epoch_")): path for path in sorted((run / SNAPSHOTS).glob("epoch_*.pt"))}
+    if len(found) < 2:
+        raise InputError(f"{run}: has no snapshots; train with: python train.py --snapshots --run NAME")
+    return found
+
+
+def load_snapshot(path: Path, model: ActionNet) -> None:
+    """Puts a snapshot's head into `model`."""
+    head = read_checkpoint(path, next(model.parameters()).device)
+    model.load_state_dict(
+        {key: value.float() if value.is_floating_point() else value for key, value in head.items()}, strict=False
+    )
 
 
 def find_run(results: Path, name: str = "", needs: str = BEST) -> Path:

@@ -11,7 +11,7 @@ A layer goes by its dotted name (`base_model.layer1.0.conv1`) or by the friendly
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 
@@ -149,6 +149,11 @@ def make_hook(
             output.register_hook(keep_gradient)
 
     return hook
+
+
+def as_maps(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a batch of one picture brought, (1, C, h, w) or (1, C), as maps (C, h, w); single values are 1 × 1."""
+    return {name: output[0] if output.dim() == 4 else output[0][:, None, None] for name, output in outputs.items()}
 
 
 def describe_layer(module: nn.Module) -> str:

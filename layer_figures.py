@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import NullLocator, PercentFormatter
 from torch import Tensor, nn
 
 from files import write_json, write_whole
@@ -19,6 +19,7 @@ VIEWS = {
     "mean": "mean over the input channels",
     "first": "first input channel",
 }
+RARE = 0.01  # of the images
 BLUE, ORANGE = "#4c72b0", "#dd8452"
 
 
@@ -140,6 +141,58 @@ def histograms(path: Path, heading: str, detail: str, stats: Mapping[str, Mappin
 
 def shortened(layer: str) -> str:
     return layer if len(layer) <= 32 else f"…{layer[-31:]}"
+
+
+def dead_units(path: Path, heading: str, detail: str, counts: Mapping[str, Tensor], images: int) -> dict[str, Any]:
+    """Which channels never fire: shares by layer, and how often the channels of each layer fire.
+
+    Args:
+        counts: by layer, in how many of the `images` each channel fires (C,), see `hooks.firing_counts`.
+
+    Returns: what is also written beside the picture, .json: by layer the dead channels, those that fire in less than
+        1 % of the images, and the counts.
+    """
+    found = {}
+    for layer, count in counts.items():
+        dead, rare = (count == 0), (count > 0) & (count < RARE * images)
+        found[layer] = {
+            "channels": len(count),
+            "dead_share": dead.float().mean().item(),
+            "dead": dead.nonzero().flatten().tolist(),
+            "rare": rare.nonzero().flatten().tolist(),
+            "fires_in": count.tolist(),
+        }
+    write_json(path.with_suffix(".json"), {"images": images, "layers": found})
+    draw_dead_units(path, heading, detail, found, images)
+    return found
+
+
+def draw_dead_units(path: Path, heading: str, detail: str, found: Mapping[str, Mapping[str, Any]], images: int) -> None:
+    wide, places = max(6.0, 0.22 * len(found)), np.arange(len(found))
+    sheet = Sheet(wide + 1.7, 7.4)
+    sheet.title(heading, detail)
+    limits = {"xlim": (-0.6, len(found) - 0.4)}
+    axes = sheet.plot(1.3, 1.1, wide, 1.9)
+    dead = np.array([row["dead_share"] for row in found.values()])
+    rare = np.array([len(row["rare"]) / row["channels"] for row in found.values()])
+    axes.bar(places, dead, color="#c03d3e", label="dead: fire in none")
+    axes.bar(places, rare, bottom=dead, color=ORANGE, alpha=0.6, label=f"rare: fire in less than {RARE:.0%}")
+    axes.set(ylabel="share of channels", xticks=[], ylim=(0, max(0.05, 1.3 * (dead + rare).max())), **limits)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
+    axes.spines[["top", "right"]].set_visible(False)
+    levels = np.linspace(0, 1, 201)
+    often = np.stack([np.quantile(np.array(row["fires_in"]) / images, levels) for row in found.values()], axis=1)
+    below = sheet.plot(1.3, 3.2, wide, 2.2)
+    extent = (-0.5, len(found) - 0.5, 0, 1)
+    style = {"aspect": "auto", "origin": "lower", "interpolation": "nearest", "cmap": "viridis"}
+    below.imshow(often, extent=extent, vmin=0, vmax=1, **style)
+    below.set(ylabel="channels, rarest first", yticks=[0, 0.5, 1], **limits)
+    below.yaxis.set_major_formatter(PercentFormatter(1))
+    ticks = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 6.5}
+    below.set_xticks(places, [shortened(layer) for layer in found], **ticks)
+    sheet.colour_bar(wide - 1.7, 6.75, 3, Scale("viridis", 0, 1), "share of the images in which the channel fires")
+    sheet.save(path)
 
 
 def trend(

@@ -5,7 +5,8 @@
     python train.py --recipe plain                   no cache, no schedule, nothing but Adam
     python train.py --resume --run NAME              goes on after an interruption
 
-Writes results/<run>/: best.pt, best.json, last.pt, split.json, metrics.jsonl, loss.png.
+Writes results/<run>/: best.pt, best.json, last.pt, split.json, metrics.jsonl, loss.png; with --snapshots also
+snapshots/.
 """
 
 import json
@@ -79,6 +80,8 @@ class Args:
     """Share of the epochs that train on maps of half the side, a third of the arithmetic. Default 0.7."""
     patience: int | None = None
     """Stop after so many full-size epochs without a smaller validation loss; 0: never. Default 3."""
+    snapshots: bool = False
+    """Keep the head after every epoch (21 MB each), for `visualize_activations.py --training`."""
     skip_bad: bool = False
     """Leave unreadable pictures out instead of stopping."""
     device: str = "auto"
@@ -147,6 +150,8 @@ def main(args: Args) -> None:
     state = start(model, job.recipe, job.args.epochs, len(feed), job.device, job.dtype)
     if job.args.resume:
         resume(job, model, state)
+    elif job.args.snapshots:
+        checkpoint.save_snapshot(job.run, model, epoch=0)
     record = describe_run(job)
     print(TABLE_HEAD)
     fit(
@@ -324,6 +329,8 @@ def keep_epoch(job: Job, model: ActionNet, state: State, record: dict[str, Any],
         figures_of_epoch = {key: row[key] for key in ("epoch", "train", "val")}
         record = record | figures_of_epoch | {"seconds": job.seconds}
         checkpoint.save_best(job.run, model, record, split_digests(job))
+    if job.args.snapshots:
+        checkpoint.save_snapshot(job.run, model, row["epoch"])
     lines = "".join(json.dumps(row) + "\n" for row in state.history)
     write_text(job.run / checkpoint.METRICS, lines)
     last = {"state": state.state_dict(), "arguments": plain_arguments(job.args)}

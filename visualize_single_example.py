@@ -34,7 +34,7 @@ from errors import InputError
 from example_figures import Answer, Attribution
 from examples import Example, file_example, load_test_examples
 from files import write_folder, write_json
-from hooks import describe_layer, friendly, leaf_layers, record
+from hooks import as_maps, describe_layer, friendly, leaf_layers, record
 from layer_stats import KernelView, histogram, most_active
 from model import ActionNet
 
@@ -178,16 +178,11 @@ def look_at(args: Args, run: Path, model: ActionNet, about: dict[str, Any], exam
     model.zero_grad(set_to_none=True)
     probabilities = logits.detach()[0].softmax(0).cpu().numpy()
     answer = Answer(example, classes, probabilities)
-    maps = {layer: as_maps(output) for layer, output in acts.items()}
+    maps = as_maps(acts)
     check_channels(args.channels, maps)
-    gradients = {layer: as_maps(acts.gradients[layer]) for layer in acts if layer in acts.gradients}
+    gradients = as_maps({layer: acts.gradients[layer] for layer in acts if layer in acts.gradients})
     rows = attribute(args, model, answer)
     return Look(args, run, model, about, answer, maps, gradients, rows)
-
-
-def as_maps(output: Tensor) -> Tensor:
-    """A batch of one, (1, C, h, w) or (1, C), as (C, h, w)."""
-    return output[0] if output.dim() == 4 else output[0][:, None, None]
 
 
 def check_channels(channels: Sequence[int], acts: dict[str, Tensor]) -> None:

@@ -1,0 +1,191 @@
+"""The same channels side by side: for two pictures, and over the epochs of a training."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from torch import Tensor, nn
+
+from example_figures import RIGHT, WRONG, Answer, by_class, draw_picture, draw_probabilities
+from files import write_json
+from grid_figure import Column
+from hooks import describe_layer
+from layer_figures import shortened
+from layer_stats import activity, kernel_tiles, to_unit_range
+from sheet import UNIT_GREY, Scale, Sheet
+
+EACH = 5  # channels of either kind in a comparison
+MOST_EPOCHS = 10
+
+
+def similarity(left: Tensor, right: Tensor) -> float:
+    """Cosine of the angle between the channels' means of two recordings (C, h, w); 1: the same proportions."""
+    return torch.cosine_similarity(left.float().mean((1, 2)), right.float().mean((1, 2)), dim=0).item()
+
+
+def compared_channels(left: Tensor, right: Tensor) -> tuple[list[int], list[int]]:
+    """Channels most active over both recordings (C, h, w), and of the others those whose activity differs most."""
+    first, second = activity(left), activity(right)
+    both = (first + second).argsort(descending=True, stable=True)[:EACH].tolist()
+    differ = (first - second).abs().argsort(descending=True, stable=True).tolist()
+    return both, [channel for channel in differ if channel not in both][:EACH]
+
+
+def compare(
+    path: Path, answers: Sequence[Answer], acts: Sequence[Mapping[str, Tensor]], model: nn.Module, detail: str
+) -> None:
+    """Two pictures, their answers, and for each layer the same channels of both, on one scale by channel.
+
+    Args:
+        acts: of either picture, (C, h, w) by layer. Beside the page: channels and similarities, .json.
+    """
+    layers, size, line = list(acts[0]), 0.8, 2.05
+    sheet = Sheet(13.2, 4.5 + line * len(layers))
+    sheet.title("Two pictures, the same channels", detail)
+    for place, (letter, answer) in enumerate(zip("AB", answers, strict=True)):
+        x = 0.3 + place * 6.4
+        sheet.text(x, 0.95, f"{letter}  {answer.example.name}", 10, weight="bold")
+        sheet.text(x, 1.17, answer.words, 9, color=answer.colour)
+        wide, high = answer.example.picture.size
+        scale = min(3.0 / wide, 2.3 / high)
+        draw_picture(sheet.plot(x, 1.5, wide * scale, high * scale), answer.example)
+        draw_probabilities(sheet.plot(x + 3.2, 1.5, 2.8, 2.3), answer, most=9)
+    sheet.text(3.2, 4.0, "most active over both", 10, weight="bold")
+    sheet.text(3.2 + EACH * (size + 0.08) + 0.4, 4.0, "most different of the others", 10, weight="bold")
+    found = {}
+    for index, layer in enumerate(layers):
+        left, right = acts[0][layer], acts[1][layer]
+        y, module = 4.3 + index * line, model.get_submodule(layer.partition("#")[0])
+        near, chosen = similarity(left, right), compared_channels(left, right)
+        shape = " × ".join(map(str, left.shape))
+        sheet.text(0.3, y + 0.3, shortened(layer), 9.5, weight="bold")
+        sheet.text(0.3, y + 0.52, f"{describe_layer(module)}\n{shape}\nsimilarity {near:.2f}", 8.5, color="0.35")
+        for place, channels in enumerate(chosen):
+            draw_pair(sheet, 3.2 + place * (EACH * (size + 0.08) + 0.4), y, size, left, right, channels)
+        found[layer] = {"similarity": near, "most_active": chosen[0], "most_different": chosen[1]}
+    pictures = [{"image": a.example.name, "true": a.example.true, "probabilities": by_class(a)} for a in answers]
+    write_json(path.with_suffix(".json"), {"pictures": pictures, "layers": found})
+    sheet.save(path)
+
+
+def draw_pair(
+    sheet: Sheet, x: float, y: float, size: float, left: Tensor, right: Tensor, channels: Sequence[int]
+) -> None:
+    both = torch.stack([left, right])[:, list(channels)].float().numpy()  # (2, n, h, w)
+    signed = bool((left < 0).any() or (right < 0).any())
+    scales = [Scale.of(both[:, place], signed) for place in range(len(channels))]
+    labels = [f"{channel} · {scale.range}" for channel, scale in zip(channels, scales, strict=True)]
+    for row, (letter, names) in enumerate((("A", labels), ("B", [""] * len(labels)))):
+        top = y + row * (size + 0.06)
+        sheet.text(x - 0.16, top + 0.13 + size / 2, letter, 8, va="center", weight="bold")
+        sheet.tiles(x, top, len(channels), size, both[row], names, scales)
+
+
+def shown_epochs(epochs: Sequence[int]) -> list[int]:
+    """Positions of at most `MOST_EPOCHS` epochs, first and last among them; denser at the start, where most happens."""
+    last = len(epochs) - 1
+    if last < MOST_EPOCHS:
+        return list(range(last + 1))
+    return sorted({round(last * (place / (MOST_EPOCHS - 1)) ** 1.6) for place in range(MOST_EPOCHS)})
+
+
+def training(
+    path: Path,
+    answers: Sequence[Answer],
+    columns: Sequence[Sequence[Column]],
+    epochs: Sequence[int],
+    detail: str,
+) -> None:
+    """How maps and kernels changed: a line per channel, a column per epoch; below, the answer and the kernels' way.
+
+    Args:
+        answers, columns: by epoch; every epoch's columns (see `grid_figure.make_columns`) show the same channels.
+            Beside the page: probabilities and distances by epoch, .json.
+    """
+    size, shown = 0.85, shown_epochs(epochs)
+    lines = [(index, row) for index, column in enumerate(columns[0]) for row in range(len(column.channels))]
+    bottom = 1.35 + len(lines) * (size + 0.08) + len(columns[0]) * 0.3
+    sheet = Sheet(2.6 + MOST_EPOCHS * (size + 0.08) + 0.3, bottom + 3.0)
+    sheet.title(f"What training changed: {answers[-1].words} at the end", f"{answers[0].example.name} · {detail}")
+    for place, position in enumerate(shown):
+        words = "start" if epochs[position] == 0 else f"epoch {epochs[position]}"
+        sheet.text(2.6 + place * (size + 0.08) + size / 2, 1.02, words, 8.5, ha="center", weight="bold")
+    for line, (index, row) in enumerate(lines):
+        y = 1.35 + line * (size + 0.08) + index * 0.3
+        draw_history(sheet, y, size, [columns[position][index] for position in shown], row)
+    distances = kernel_distances(columns)
+    draw_answer_history(sheet, bottom + 0.35, answers, epochs)
+    draw_distances(sheet, bottom + 0.35, distances, epochs)
+    probabilities = [by_class(answer) for answer in answers]
+    channels = {column.spec: list(column.channels) for column in columns[-1]}
+    numbers = {"epochs": list(epochs), "channels": channels, "probabilities": probabilities, "distances": distances}
+    write_json(path.with_suffix(".json"), {"image": answers[0].example.name, **numbers})
+    sheet.save(path)
+
+
+def draw_history(sheet: Sheet, y: float, size: float, history: Sequence[Column], row: int) -> None:
+    """One channel of one column over the epochs shown, on one scale; kernels each on their own."""
+    channel, last = history[-1].channels[row], history[-1]
+    if row == 0:
+        kind = f"kernels of {last.layer}" if last.is_kernels else last.layer
+        sheet.text(0.3, y + 0.05, kind, 10, weight="bold")
+        scale = "each tile on its own scale" if last.is_kernels else "each line on one scale"
+        sheet.text(0.3, y + 0.27, scale, 7.5, color="0.35")
+    if last.is_kernels:
+        values = torch.stack([kernel_tiles(column.module)[channel] for column in history])
+        tiles, scale, words = to_unit_range(values).numpy(), UNIT_GREY, f"kernel {channel}"
+    else:
+        tiles = torch.stack([column.maps[channel] for column in history]).float().numpy()
+        scale = Scale.of(tiles)
+        words = f"channel {channel}\n{scale.range}"
+    sheet.text(2.45, y + size / 2, words, 7.5, ha="right", va="center", color="0.3")
+    for place, tile in enumerate(tiles):
+        sheet.image(2.6 + place * (size + 0.08), y, size, size, tile, scale)
+
+
+def kernel_distances(columns: Sequence[Sequence[Column]]) -> dict[str, list[float]]:
+    """By convolution shown: ‖W_epoch − W_start‖ / ‖W_start‖, over all its kernels."""
+    found: dict[str, list[float]] = {}
+    for index, column in enumerate(columns[0]):
+        if column.is_kernels:
+            start = column.module.weight.detach().float()
+            ways = [(epoch[index].module.weight.detach().float() - start).norm() / start.norm() for epoch in columns]
+            found[column.layer] = [way.item() for way in ways]
+    return found
+
+
+def draw_answer_history(sheet: Sheet, y: float, answers: Sequence[Answer], epochs: Sequence[int]) -> None:
+    last = answers[-1]
+    sheet.text(0.75, y, "probability of", 9.5, weight="bold")
+    axes = sheet.plot(0.75, y + 0.3, sheet.width / 2 - 1.3, 1.7)
+    names = [last.predicted] + ([last.example.true] if last.example.true not in (None, last.predicted) else [])
+    for name in names:
+        place = list(last.classes).index(name)
+        role = "true" if name == last.example.true else "predicted"
+        colour = RIGHT if role == "true" else WRONG if last.example.true else "0.4"
+        axes.plot(epochs, [a.probabilities[place] for a in answers], ".-", color=colour, label=f"{name} ({role})")
+    axes.set(ylim=(-0.03, 1.03))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    finish_axes(axes)
+
+
+def draw_distances(sheet: Sheet, y: float, distances: Mapping[str, Sequence[float]], epochs: Sequence[int]) -> None:
+    if not distances:
+        return
+    x = sheet.width / 2 + 0.35
+    sheet.text(x, y, "kernels' distance from the start, as a share of their norm", 9.5, weight="bold")
+    axes = sheet.plot(x, y + 0.3, sheet.width / 2 - 0.7, 1.7)
+    for layer, values in distances.items():
+        axes.plot(epochs, values, ".-", label=layer)
+    finish_axes(axes)
+
+
+def finish_axes(axes: Axes) -> None:
+    axes.set_xlabel("epoch", fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(labelsize=7.5)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,286 @@
+"""Draws the whole way through a trained network on one page: kernels, maps, what feeds what, and the answer.
+
+    python visualize_activations.py                          a random picture of the newest run's test set
+    python visualize_activations.py PICTURE …                any pictures; --index 3 17: those of the test set
+    python visualize_activations.py --columns kernels:conv1 conv1 relu1
+    python visualize_activations.py --compare A.jpg B.jpg    the same channels for two pictures
+    python visualize_activations.py --training results/RUN   how the head changed (train.py --snapshots)
+    python visualize_activations.py --dead-units 200         channels that never fire on so many test pictures
+    python visualize_activations.py --network                the network itself; needs no run
+
+Writes activations/grid_<picture>.png, compare_<A>_<B>.png, training_<run>_<picture>.png or dead_units_<run>.png, for
+--network results/network.png, and beside each its numbers as .json (the grid's tiles as .npz).
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import checkpoint
+import comparison_figures
+import grid_figure
+import layer_figures
+import network_figure
+from console import run_script
+from dataset import HarDataset, eval_transform, read_dataset
+from device import pick_device, pick_workers
+from errors import InputError
+from example_figures import Answer
+from examples import Example, check_test_set, file_example, load_test_examples
+from grid_figure import KERNELS, Column
+from hooks import as_maps, find_layer, firing_counts, leaf_layers, record
+from model import ActionNet
+
+GRID = (
+    "kernels:base_model.layer1.0.conv2", "base_model.layer1.0.conv2", "base_model.layer1.0.relu#2", "base_model",
+    "kernels:conv1", "conv1", "relu1", "kernels:conv2", "conv2", "relu2",
+)  # fmt: skip
+COMPARED = ("base_model.layer1.0.relu#2", "base_model.layer2", "base_model.layer3", "base_model", "relu1", "relu2")
+TRAINED = ("kernels:conv1", "relu1", "kernels:conv2", "relu2")
+MODES = ("compare", "training", "dead_units", "network")
+BATCH = 16
+
+
+@dataclass
+class Args:
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Pictures to draw; without any, one of the run's test set."""
+    index: tuple[int, ...] = ()
+    """Positions of pictures in the run's test set. Without it: a random one."""
+    seed: int | None = None
+    """Makes the random choice repeatable."""
+    columns: tuple[str, ...] = ()
+    """Layers to show, in the order of the network; `kernels:NAME` shows a convolution's kernels."""
+    rows: int | None = None
+    """Channels of each column, 1 to 10. Default 5; with --training 3."""
+    compare: tuple[Path, Path] | None = None
+    """Two pictures side by side."""
+    training: Path | None = None
+    """A run's folder: how the head's maps and kernels changed from epoch to epoch."""
+    dead_units: int | None = None
+    """Look for channels that never fire on so many test pictures (those of --seed)."""
+    network: bool = False
+    """Draw the network itself, with shapes and parameters: of --run, else of the default for 15 classes."""
+    run: str = ""
+    """Name of the run. Without it: the newest."""
+    data: Path | None = None
+    """Where the run's dataset lies now. Without it: where it lay in training."""
+    out: Path = Path("activations")
+    device: str = "auto"
+    workers: int | None = None
+    cache: Path = Path("data/cache")
+    results: Path = Path("results")
+
+
+@dataclass
+class Session:
+    """A run's network, ready, and what the pictures say about it."""
+
+    args: Args
+    run: Path
+    device: torch.device
+    model: ActionNet
+    about: dict[str, Any]  # the run's record
+    digests: dict[str, str]  # of the run's test set, by name
+
+    @property
+    def detail(self) -> str:
+        return f"{self.about['dataset']} · run {self.run.name}, epoch {self.about['epoch']} · {self.about['weights']}"
+
+    def examples(self) -> list[Example]:
+        """The pictures that the arguments ask for."""
+        args = self.args
+        if args.images:
+            return [self.file(path) for path in args.images]
+        index = list(args.index) or [int(np.random.default_rng(args.seed).integers(len(self.digests)))]
+        return load_test_examples(index, self.about, self.digests, args.data, args.cache)
+
+    def file(self, path: Path) -> Example:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        return file_example(path, self.about["image_size"])
+
+
+def main(args: Args) -> None:
+    check(args)
+    device = pick_device(args.device)
+    if args.network and not args.run:
+        draw_network(args, ActionNet(15), 224, "15 classes, pictures of 224 × 224")
+        return
+    results, name = (args.training.parent, args.training.name) if args.training else (args.results, args.run)
+    run = checkpoint.find_run(results, name)
+    model, about, split = checkpoint.load_model(run, device)
+    session = Session(args, run, device, model, about, split["test"])
+    if args.network:
+        size = about["image_size"]
+        words = f"{len(about['classes'])} classes, pictures of {size} × {size} · {session.detail}"
+        draw_network(args, model, size, words)
+    elif args.compare:
+        draw_comparison(session, *args.compare)
+    elif args.training:
+        draw_training(session)
+    elif args.dead_units:
+        draw_dead_units(session, args.dead_units)
+    else:
+        draw_grids(session)
+
+
+def check(args: Args) -> None:
+    modes = [name.replace("_", "-") for name in MODES if getattr(args, name) not in (None, False)]
+    if len(modes) > 1:
+        raise InputError(f"--{modes[0]} and --{modes[1]} draw different pages; give one of them")
+    ways = [name for name in ("images", "index", "seed") if getattr(args, name) not in ((), None)]
+    if len(ways) > 1 or (ways[:1] != ["seed"] and ways and modes and modes != ["training"]):
+        given = " and ".join({"images": "pictures"}.get(name, f"--{name}") for name in ways)
+        given += f" with --{modes[0]}" if modes else ""
+        raise InputError(f"{given}: do not go together; give one way to choose the pictures")
+    if args.columns and modes[:1] in (["network"], ["dead-units"]):
+        raise InputError(f"--columns has no meaning with --{modes[0]}; leave it out")
+    if args.training and args.run:
+        raise InputError("--training names the run already; leave --run out")
+    for name, value, low, high in (
+        ("rows", args.rows, 1, 10),
+        ("dead-units", args.dead_units, 1, None),
+        ("seed", args.seed, 0, None),
+        ("workers", args.workers, 0, None),
+    ):
+        if value is not None and not (low <= value and (high is None or value <= high)):
+            raise InputError(f"--{name} {value}: must be {low} {f'to {high}' if high else 'or more'}")
+
+
+def look(
+    model: ActionNet, example: Example, classes: Sequence[str], layers: Sequence[str]
+) -> tuple[Answer, dict[str, Tensor]]:
+    """What the network says about a picture, and what each layer puts out, (C, h, w)."""
+    images = example.input[None].to(next(model.parameters()).device)  # (1, 3, S, S)
+    with torch.inference_mode(), record(model, layers) as acts:
+        logits = model(images)  # (1, K)
+    return Answer(example, classes, logits[0].softmax(0).cpu().numpy()), as_maps(acts)
+
+
+def named(columns: Sequence[str]) -> list[str]:
+    return [spec.removeprefix(KERNELS) for spec in columns]
+
+
+def draw_grids(session: Session) -> None:
+    args = session.args
+    examples = session.examples()
+    paths = [args.out / f"grid_{example.folder}.png" for example in examples]
+    if len(set(paths)) < len(paths):
+        raise InputError("two of the pictures have one name, and so would their pages; draw them one after the other")
+    columns = args.columns or GRID
+    layers = [*leaf_layers(session.model), *named(columns)]
+    for path, example in zip(paths, tqdm(examples, "draw", unit=" images", disable=len(examples) < 2), strict=True):
+        answer, acts = look(session.model, example, session.about["classes"], layers)
+        chosen = grid_figure.make_columns(session.model, columns, acts, args.rows or 5)
+        grid_figure.grid(path, answer, session.model, chosen, acts, session.detail)
+        index = "" if example.index is None else f" (--index {example.index})"
+        tqdm.write(f"{example.name}{index}: {answer.words}\nwritten: {path}")
+
+
+def draw_comparison(session: Session, left: Path, right: Path) -> None:
+    examples, layers = [session.file(left), session.file(right)], session.args.columns or COMPARED
+    for layer in layers:
+        if layer.startswith(KERNELS):
+            raise InputError(f"--columns {layer}: kernels are the same for both pictures; give layers alone")
+    answers, acts = zip(*(look(session.model, e, session.about["classes"], layers) for e in examples), strict=True)
+    for layer, maps in acts[0].items():
+        if maps.shape[1:] == (1, 1):
+            raise InputError(f"--columns {layer}: puts out single values, no maps; give an earlier layer")
+    path = session.args.out / f"compare_{examples[0].folder}_{examples[1].folder}.png"
+    comparison_figures.compare(path, answers, acts, session.model, session.detail)
+    for letter, answer in zip("AB", answers, strict=True):
+        print(f"{letter}  {answer.example.name}: {answer.words}")
+    print(f"written: {path}")
+
+
+def draw_training(session: Session) -> None:
+    args, model = session.args, session.model
+    columns = args.columns or TRAINED
+    for name in named(columns):
+        if find_layer(model, name)[0].startswith("base_model"):
+            raise InputError(f"--columns {name}: is frozen and does not change; give layers of the head")
+    snapshots = checkpoint.find_snapshots(session.run)
+    examples = session.examples()
+    if len(examples) > 1:
+        raise InputError("--training follows one picture; give one")
+    answers, history = [], []
+    with torch.inference_mode():
+        maps = model.base_model(examples[0].input[None].to(session.device))  # once: it is frozen
+    for path in tqdm(list(snapshots.values()), "snapshots", unit=" epochs"):
+        answer, acts, kernels = look_at_snapshot(session, path, maps, examples[0], columns)
+        answers.append(answer)
+        history.append((acts, kernels))
+    chosen = grid_figure.make_columns(model, columns, history[-1][0], args.rows or 3)
+    by_epoch = [
+        [Column(c.spec, c.layer, kernels.get(c.layer, c.module), acts[c.layer], c.channels) for c in chosen]
+        for acts, kernels in history
+    ]
+    path = args.out / f"training_{session.run.name}_{examples[0].folder}.png"
+    comparison_figures.training(
+        path, answers, by_epoch, list(snapshots), f"{session.about['dataset']} · run {session.run.name}"
+    )
+    index = "" if examples[0].index is None else f" (--index {examples[0].index})"
+    print(f"{examples[0].name}{index}: {answers[-1].words} after the last epoch\nwritten: {path}")
+
+
+def look_at_snapshot(
+    session: Session, path: Path, maps: Tensor, example: Example, columns: Sequence[str]
+) -> tuple[Answer, dict[str, Tensor], dict[str, torch.nn.Module]]:
+    """The head of one epoch: its answer, what its layers put out, and its convolutions that are shown."""
+    model = session.model
+    checkpoint.load_snapshot(path, model)
+    head = [layer for layer in leaf_layers(model) if not layer.startswith("base_model")]
+    with torch.inference_mode(), record(model, head) as acts:
+        logits = model.head(maps)
+    answer = Answer(example, session.about["classes"], logits[0].softmax(0).cpu().numpy())
+    shown = {find_layer(model, spec.removeprefix(KERNELS))[0] for spec in columns if spec.startswith(KERNELS)}
+    return answer, as_maps(acts), {layer: copy.deepcopy(model.get_submodule(layer)) for layer in shown}
+
+
+def draw_dead_units(session: Session, count: int) -> None:
+    """Every ReLU, over test pictures drawn by the seed."""
+    args, about, model = session.args, session.about, session.model
+    names = list(session.digests)
+    if count > len(names):
+        raise InputError(f"--dead-units {count}: the test set has {len(names)} pictures")
+    chosen = np.random.default_rng(args.seed or 0).permutation(len(names))[:count]
+    data = read_dataset(args.data or Path(about["data"]))
+    samples = check_test_set(data, [names[i] for i in chosen], session.digests, about["classes"], args.cache)
+    pictures = HarDataset(samples, about["classes"], eval_transform(about["image_size"]))
+    loader = DataLoader(pictures, BATCH, num_workers=pick_workers(session.device, args.workers))
+    layers = [name for name in leaf_layers(model) if isinstance(model.get_submodule(name), torch.nn.ReLU)]
+    with tqdm(total=count, desc="dead units", unit=" images") as bar:
+        counts, seen = firing_counts(model, images_of(loader, session.device, bar), layers)
+    path = args.out / f"dead_units_{session.run.name}.png"
+    heading = f"Channels that never fire on {seen} test pictures"
+    found = layer_figures.dead_units(path, heading, session.detail, counts, seen)
+    dead = sum(len(row["dead"]) for row in found.values())
+    channels = sum(row["channels"] for row in found.values())
+    print(f"{dead} of the {channels} channels of {len(found)} ReLU calls fire in none of {seen} pictures")
+    print(f"written: {path}")
+
+
+def images_of(loader: DataLoader, device: torch.device, bar: tqdm) -> Iterator[Tensor]:
+    for images, _ in loader:
+        yield images.to(device, memory_format=torch.channels_last)
+        bar.update(len(images))
+
+
+def draw_network(args: Args, model: ActionNet, size: int, words: str) -> None:
+    path = args.results / "network.png"
+    network_figure.network(path, model, size, words)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    run_script(main, Args, __doc__)
