@@ -16,6 +16,8 @@ import sample_data
 from weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
 
 REPOSITORY = Path(__file__).parent.parent
+SMALL = ("--weights", "random", "--image-size", "64", "--precision", "fp32")
+Script = Callable[..., subprocess.CompletedProcess]
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +83,7 @@ def write_rows(path: Path, rows: list[tuple[str, ...]]) -> None:
 
 
 @pytest.fixture(scope="session")
-def script() -> Callable[..., subprocess.CompletedProcess]:
+def script() -> Script:
     """Runs a script of the repository as a process, in `folder`; returns it with its output as text."""
 
     def run(folder: Path, name: str, *arguments: object) -> subprocess.CompletedProcess:
@@ -89,3 +91,14 @@ def script() -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=280)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, script: Script) -> Path:
+    """A folder where `train.py` ran without any dataset, then `predict5.py`."""
+    folder = tmp_path_factory.mktemp("work")
+    for name, arguments in (("train.py", (*SMALL, "--epochs", 4, "--run", "a", "--snapshots")), ("predict5.py", ())):
+        done = script(folder, name, *arguments)
+        assert done.returncode == 0, done.stderr
+        (folder / f"{name}.out").write_text(done.stdout, encoding="utf-8")
+    return folder

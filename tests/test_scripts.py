@@ -7,13 +7,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, picture
+from conftest import REPOSITORY, SMALL, Script, picture
 from PIL import Image
 from sklearn.metrics import f1_score
 
@@ -27,9 +26,6 @@ from errors import InputError
 from metrics import summarise
 from weights import BackboneWeights
 
-Script = Callable[..., subprocess.CompletedProcess]
-SMALL = ("--weights", "random", "--image-size", "64", "--precision", "fp32")
-
 
 def small(**options: object) -> train.Args:
     return train.Args(**{"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 2} | options)
@@ -37,17 +33,6 @@ def small(**options: object) -> train.Args:
 
 def lines_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, script: Script) -> Path:
-    """A folder where `train.py` ran without any dataset, then `predict5.py`."""
-    folder = tmp_path_factory.mktemp("work")
-    for name, arguments in (("train.py", (*SMALL, "--epochs", 4, "--run", "a")), ("predict5.py", ())):
-        done = script(folder, name, *arguments)
-        assert done.returncode == 0, done.stderr
-        (folder / f"{name}.out").write_text(done.stdout, encoding="utf-8")
-    return folder
 
 
 def test_train_leaves_its_numbers(trained: Path) -> None:
