@@ -177,7 +177,7 @@ def overview(
     y = top + line * len(layers) + 0.25
     for place, (kind, key) in enumerate((("activations", "std"), ("activations", "zeros"), ("gradients", "std"))):
         if kind in stats:
-            trend(sheet, 0.8 + place * 5.2, y, 4.5, stats[kind], key, kind)
+            trend(sheet, 0.95 + place * 5.2, y, 4.3, stats[kind], key, kind)
     sheet.save(path)
 
 

@@ -134,8 +134,8 @@ def histograms(path: Path, heading: str, detail: str, stats: Mapping[str, Mappin
         sheet.text(x, y + 0.05, numbers, 7, color="0.35")
         sheet.steps(x, y + 0.27, wide, high, row["counts"], row["edges"])
     y, half = 1.0 + lines * (high + 0.95), sheet.width / 2
-    trend(sheet, 0.75, y, half - 1.0, stats, "std", kind)
-    trend(sheet, half + 0.65, y, half - 1.0, stats, "zeros", kind)
+    trend(sheet, 0.95, y, half - 1.2, stats, "std", kind)
+    trend(sheet, half + 0.7, y, half - 1.05, stats, "zeros", kind)
     sheet.save(path)
 
 
