@@ -60,9 +60,12 @@ def vector(path: Path, heading: str, detail: str, values: np.ndarray, names: Seq
     sheet = Sheet(PAGE, 4.2)
     sheet.title(heading, detail)
     axes = sheet.plot(0.75, 1.05, PAGE - 1.1, 2.55 if not names else 2.1)
-    axes.stairs(values, np.arange(len(values) + 1) - 0.5, fill=True, color=BLUE)  # one shape: bars would take a second
+    if names:
+        axes.bar(range(len(values)), values, color=BLUE)
+    else:  # one shape: hundreds of bars would take a second
+        axes.stairs(values, np.arange(len(values) + 1) - 0.5, fill=True, color=BLUE)
     axes.axhline(0, color="0.4", linewidth=0.6)
-    axes.set(ylabel="activation", xlim=(-0.7, len(values) - 0.3))
+    axes.set(ylabel="logit" if names else "activation", xlim=(-0.7, len(values) - 0.3))
     if names:
         axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
     else:
@@ -125,7 +128,7 @@ def histograms(path: Path, heading: str, detail: str, stats: Mapping[str, Mappin
     columns, wide, high = 4, 2.3, 1.1
     lines = -(-len(stats) // columns)
     sheet = Sheet(0.4 + columns * (wide + 0.45), 0.95 + lines * (high + 0.95) + 3.3)
-    sheet.title(heading, detail)
+    sheet.title(heading, f"counts on a logarithmic scale · {detail}")
     for index, (layer, row) in enumerate(stats.items()):
         x, y = 0.65 + index % columns * (wide + 0.45), 1.1 + index // columns * (high + 0.95)
         sheet.text(x, y - 0.12, shortened(layer), 8, weight="bold")
