@@ -93,10 +93,14 @@ def save_last(run: Path, model: ActionNet, state: dict[str, Any]) -> None:
 def load_last(run: Path, model: ActionNet, device: torch.device) -> dict[str, Any]:
     """Puts the last epoch's head into `model` and returns the rest of the state."""
     state = read_checkpoint(run / LAST, device)
-    missing, unexpected = model.load_state_dict(state.pop("head"), strict=False)
-    if unexpected or any(not key.startswith("base_model.") for key in missing):
-        raise InputError(f"{run / LAST}: belongs to another network")
+    load_head(run / LAST, model, state.pop("head"))
     return state
+
+
+def load_head(path: Path, model: ActionNet, head: dict[str, Any]) -> None:
+    missing, unexpected = model.load_state_dict(head, strict=False)
+    if unexpected or any(not key.startswith("base_model.") for key in missing):
+        raise InputError(f"{path}: belongs to another network")
 
 
 def save_snapshot(run: Path, model: ActionNet, epoch: int) -> None:
@@ -117,9 +121,7 @@ def find_snapshots(run: Path) -> dict[int, Path]:
 def load_snapshot(path: Path, model: ActionNet) -> None:
     """Puts a snapshot's head into `model`."""
     head = read_checkpoint(path, next(model.parameters()).device)
-    model.load_state_dict(
-        {key: value.float() if value.is_floating_point() else value for key, value in head.items()}, strict=False
-    )
+    load_head(path, model, {key: value.float() if value.is_floating_point() else value for key, value in head.items()})
 
 
 def find_run(results: Path, name: str = "", needs: str = BEST) -> Path:

@@ -3,18 +3,19 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor, nn
 
 from example_figures import RIGHT, WRONG, Answer, by_class, draw_picture, draw_probabilities
-from files import write_json
+from files import write_arrays, write_json
 from grid_figure import Column
-from hooks import describe_layer
+from hooks import describe_layer, module_of
 from layer_figures import shortened
-from layer_stats import activity, kernel_tiles, to_unit_range
-from sheet import UNIT_GREY, Scale, Sheet
+from layer_stats import activity, to_unit_range
+from sheet import UNIT_GREY, Scale, Sheet, short
 
 EACH = 5  # channels of either kind in a comparison
 MOST_EPOCHS = 10
@@ -39,14 +40,15 @@ def compare(
     """Two pictures, their answers, and for each layer the same channels of both, on one scale by channel.
 
     Args:
-        acts: of either picture, (C, h, w) by layer. Beside the page: channels and similarities, .json.
+        acts: of either picture, (C, h, w) by layer. Beside the page: channels and similarities, .json, and the maps of
+            those channels by layer (2, n, h, w), .npz.
     """
     layers, size, line = list(acts[0]), 0.8, 2.05
     sheet = Sheet(13.2, 4.5 + line * len(layers))
     sheet.title("Two pictures, the same channels", detail)
     for place, (letter, answer) in enumerate(zip("AB", answers, strict=True)):
         x = 0.3 + place * 6.4
-        sheet.text(x, 0.95, f"{letter}  {answer.example.name}", 10, weight="bold")
+        sheet.text(x, 0.95, f"{letter}  {answer.example.label}", 10, weight="bold")
         sheet.text(x, 1.17, answer.words, 9, color=answer.colour)
         wide, high = answer.example.picture.size
         scale = min(3.0 / wide, 2.3 / high)
@@ -57,7 +59,7 @@ def compare(
     found = {}
     for index, layer in enumerate(layers):
         left, right = acts[0][layer], acts[1][layer]
-        y, module = 4.3 + index * line, model.get_submodule(layer.partition("#")[0])
+        y, module = 4.3 + index * line, module_of(model, layer)
         near, chosen = similarity(left, right), compared_channels(left, right)
         shape = " × ".join(map(str, left.shape))
         sheet.text(0.3, y + 0.3, shortened(layer), 9.5, weight="bold")
@@ -65,9 +67,12 @@ def compare(
         for place, channels in enumerate(chosen):
             draw_pair(sheet, 3.2 + place * (EACH * (size + 0.08) + 0.4), y, size, left, right, channels)
         found[layer] = {"similarity": near, "most_active": chosen[0], "most_different": chosen[1]}
+    sheet.save(path)
     pictures = [{"image": a.example.name, "true": a.example.true, "probabilities": by_class(a)} for a in answers]
     write_json(path.with_suffix(".json"), {"pictures": pictures, "layers": found})
-    sheet.save(path)
+    rows = {layer: row["most_active"] + row["most_different"] for layer, row in found.items()}
+    maps = {layer: torch.stack([acts[0][layer], acts[1][layer]])[:, channels] for layer, channels in rows.items()}
+    write_arrays(path.with_suffix(".npz"), {layer: values.numpy() for layer, values in maps.items()})
 
 
 def draw_pair(
@@ -94,66 +99,55 @@ def shown_epochs(epochs: Sequence[int]) -> list[int]:
 def training(
     path: Path,
     answers: Sequence[Answer],
-    columns: Sequence[Sequence[Column]],
+    columns: Sequence[Column],
+    history: Sequence[Mapping[str, np.ndarray]],
+    distances: Mapping[str, Sequence[float]],
     epochs: Sequence[int],
     detail: str,
 ) -> None:
     """How maps and kernels changed: a line per channel, a column per epoch; below, the answer and the kernels' way.
 
     Args:
-        answers, columns: by epoch; every epoch's columns (see `grid_figure.make_columns`) show the same channels.
-            Beside the page: probabilities and distances by epoch, .json.
+        answers, history, epochs: one for each snapshot; history has what the columns' tiles show, by `Column.spec`.
+        distances: by convolution, how far its kernels are from the start at each snapshot.
+            Beside the page: probabilities and distances, .json, and the tiles by column (epochs, rows, …), .npz.
     """
     size, shown = 0.85, shown_epochs(epochs)
-    lines = [(index, row) for index, column in enumerate(columns[0]) for row in range(len(column.channels))]
-    bottom = 1.35 + len(lines) * (size + 0.08) + len(columns[0]) * 0.3
+    lines = sum(len(column.channels) for column in columns)
+    bottom = 1.35 + lines * (size + 0.08) + len(columns) * 0.3
     sheet = Sheet(2.6 + MOST_EPOCHS * (size + 0.08) + 0.3, bottom + 3.0)
-    sheet.title(f"What training changed: {answers[-1].words} at the end", f"{answers[0].example.name} · {detail}")
+    sheet.title(f"What training changed: {answers[-1].words} at the end", f"{answers[0].example.label} · {detail}")
     for place, position in enumerate(shown):
         words = "start" if epochs[position] == 0 else f"epoch {epochs[position]}"
         sheet.text(2.6 + place * (size + 0.08) + size / 2, 1.02, words, 8.5, ha="center", weight="bold")
-    for line, (index, row) in enumerate(lines):
-        y = 1.35 + line * (size + 0.08) + index * 0.3
-        draw_history(sheet, y, size, [columns[position][index] for position in shown], row)
-    distances = kernel_distances(columns)
+    y = 1.35
+    for column in columns:
+        draw_history(sheet, y, size, column, np.stack([history[position][column.spec] for position in shown]))
+        y += len(column.channels) * (size + 0.08) + 0.3
     draw_answer_history(sheet, bottom + 0.35, answers, epochs)
     draw_distances(sheet, bottom + 0.35, distances, epochs)
-    probabilities = [by_class(answer) for answer in answers]
-    channels = {column.spec: list(column.channels) for column in columns[-1]}
-    numbers = {"epochs": list(epochs), "channels": channels, "probabilities": probabilities, "distances": distances}
-    write_json(path.with_suffix(".json"), {"image": answers[0].example.name, **numbers})
     sheet.save(path)
+    channels = {column.spec: list(column.channels) for column in columns}
+    numbers = {"epochs": list(epochs), "channels": channels, "distances": distances}
+    probabilities = [by_class(answer) for answer in answers]
+    write_json(path.with_suffix(".json"), {"image": answers[0].example.name, **numbers, "probabilities": probabilities})
+    tiles = {column.spec: np.stack([tiles[column.spec] for tiles in history]) for column in columns}
+    write_arrays(path.with_suffix(".npz"), tiles)
 
 
-def draw_history(sheet: Sheet, y: float, size: float, history: Sequence[Column], row: int) -> None:
-    """One channel of one column over the epochs shown, on one scale; kernels each on their own."""
-    channel, last = history[-1].channels[row], history[-1]
-    if row == 0:
-        kind = f"kernels of {last.layer}" if last.is_kernels else last.layer
-        sheet.text(0.3, y + 0.05, kind, 10, weight="bold")
-        scale = "each tile on its own scale" if last.is_kernels else "each line on one scale"
-        sheet.text(0.3, y + 0.27, scale, 7.5, color="0.35")
-    if last.is_kernels:
-        values = torch.stack([kernel_tiles(column.module)[channel] for column in history])
-        tiles, scale, words = to_unit_range(values).numpy(), UNIT_GREY, f"kernel {channel}"
-    else:
-        tiles = torch.stack([column.maps[channel] for column in history]).float().numpy()
-        scale = Scale.of(tiles)
-        words = f"channel {channel}\n{scale.range}"
-    sheet.text(2.45, y + size / 2, words, 7.5, ha="right", va="center", color="0.3")
-    for place, tile in enumerate(tiles):
-        sheet.image(2.6 + place * (size + 0.08), y, size, size, tile, scale)
-
-
-def kernel_distances(columns: Sequence[Sequence[Column]]) -> dict[str, list[float]]:
-    """By convolution shown: ‖W_epoch − W_start‖ / ‖W_start‖, over all its kernels."""
-    found: dict[str, list[float]] = {}
-    for index, column in enumerate(columns[0]):
-        if column.is_kernels:
-            start = column.module.weight.detach().float()
-            ways = [(epoch[index].module.weight.detach().float() - start).norm() / start.norm() for epoch in columns]
-            found[column.layer] = [way.item() for way in ways]
-    return found
+def draw_history(sheet: Sheet, y: float, size: float, column: Column, values: np.ndarray) -> None:
+    """The channels of one column (epochs, rows, …): maps on one scale a line, kernels each on their own."""
+    sheet.text(0.3, y + 0.05, f"kernels of {column.layer}" if column.is_kernels else column.layer, 10, weight="bold")
+    words = "each tile on its own scale" if column.is_kernels else "each line on one scale"
+    sheet.text(0.3, y + 0.27, words, 7.5, color="0.35")
+    for row, channel in enumerate(column.channels):
+        top, tiles = y + row * (size + 0.08), values[:, row]
+        scale = UNIT_GREY if column.is_kernels else Scale.of(tiles)
+        words = f"kernel {channel}" if column.is_kernels else f"channel {channel}\n{scale.range}"
+        sheet.text(2.45, top + size / 2, words, 7.5, ha="right", va="center", color="0.3")
+        tiles = to_unit_range(torch.from_numpy(tiles)).numpy() if column.is_kernels else tiles
+        for place, tile in enumerate(tiles):
+            sheet.image(2.6 + place * (size + 0.08), top, size, size, tile, scale)
 
 
 def draw_answer_history(sheet: Sheet, y: float, answers: Sequence[Answer], epochs: Sequence[int]) -> None:
@@ -165,7 +159,9 @@ def draw_answer_history(sheet: Sheet, y: float, answers: Sequence[Answer], epoch
         place = list(last.classes).index(name)
         role = "true" if name == last.example.true else "predicted"
         colour = RIGHT if role == "true" else WRONG if last.example.true else "0.4"
-        axes.plot(epochs, [a.probabilities[place] for a in answers], ".-", color=colour, label=f"{name} ({role})")
+        axes.plot(
+            epochs, [a.probabilities[place] for a in answers], ".-", color=colour, label=f"{short(name)} ({role})"
+        )
     axes.set(ylim=(-0.03, 1.03))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     finish_axes(axes)
@@ -187,5 +183,6 @@ def finish_axes(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=7.5)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False)
+    for text in axes.legend(fontsize=8, frameon=False).get_texts():
+        text.set_parse_math(False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -38,7 +38,10 @@ def run_script(main: Callable[[Any], None], arguments: type, description: str | 
             text = text.strip().splitlines()[-1].removeprefix("errors.InputError: ")
         fail(text)
     except torch.OutOfMemoryError as error:
-        fail(f"the GPU's memory is full ({first_line(error)}); give a smaller --batch-size, or --device cpu")
+        mend = (
+            "give a smaller --batch-size, or --device cpu" if hasattr(arguments, "batch_size") else "give --device cpu"
+        )
+        fail(f"the GPU's memory is full ({first_line(error)}); {mend}")
     except OSError as error:
         fail(str(error))
     except KeyboardInterrupt:

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from dataset import eval_crop
 from examples import Example
-from files import write_json
-from hooks import describe_layer
-from layer_figures import save_array, shortened, trend
+from files import write_array, write_json
+from hooks import describe_layer, module_of
+from layer_figures import shortened, trend
 from layer_stats import kernel_tiles, most_active, to_unit_range
-from sheet import UNIT_GREY, Scale, Sheet, bars
+from sheet import UNIT_GREY, Scale, Sheet, bars, lines_of, short
 
 RIGHT, WRONG, OTHER = "#3a923a", "#c03d3e", "0.6"
-MOST_BARS = 30
+MOST_BARS = 200
 STRIP, KERNELS = 10, 6  # tiles of a layer's line in the overview
 
 
@@ -42,8 +42,8 @@ class Answer:
 
     @property
     def words(self) -> str:
-        said = f"predicted {self.predicted} ({self.probabilities.max():.0%})"
-        return f"true {self.example.true}, {said}" if self.example.true is not None else said
+        said = f"predicted {short(self.predicted)} ({self.probabilities.max():.0%})"
+        return f"true {short(self.example.true)}, {said}" if self.example.true is not None else said
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,11 @@ class Attribution:
 
 def draw_picture(axes: Axes, example: Example) -> None:
     """The whole picture; a frame shows the part that the network sees."""
-    axes.imshow(example.picture)
-    x, y, side = eval_crop(*example.picture.size)
+    wide, high = example.picture.size
+    small = example.picture.copy()
+    small.thumbnail((1400, 1400))  # a page has no more pixels for it, and large ones take seconds
+    axes.imshow(small, extent=(-0.5, wide - 0.5, high - 0.5, -0.5))
+    x, y, side = eval_crop(wide, high)
     for colour, style in (("black", "-"), ("white", (0, (4, 4)))):
         frame = {"edgecolor": colour, "linestyle": style, "linewidth": 1.2}
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), side, side, fill=False, **frame))
@@ -71,31 +74,41 @@ def original(path: Path, answer: Answer, detail: str) -> None:
     wide, high = answer.example.picture.size
     width = min(6.0, 8.0 * wide / high)
     height = width * high / wide
-    sheet = Sheet(6.5, height + 1.7)
+    sheet = Sheet(6.5, height + 1.85)
     true = answer.example.true
-    sheet.text(0.25, 0.18, f"true: {'unknown' if true is None else true}", 13, weight="bold")
+    sheet.heading(0.25, 0.18, f"true: {'unknown' if true is None else true}", 13)
     verdict = f"predicted: {answer.predicted} ({answer.probabilities.max():.1%})"
-    sheet.text(0.25, 0.47, verdict, 13, weight="bold", color=answer.colour)
-    sheet.text(0.25, 0.8, f"{answer.example.name}\n{detail}", 8, color="0.35")
-    draw_picture(sheet.plot(0.25, 1.2, width, height), answer.example)
-    sheet.text(0.25, height + 1.33, "dashed frame: the part that the network sees", 8, color="0.35")
+    sheet.heading(0.25, 0.47, verdict, 13, color=answer.colour)
+    sheet.text(0.25, 0.8, f"{answer.example.label}\n{lines_of(detail, 6.0, 8, most=2)}", 8, color="0.35")
+    draw_picture(sheet.plot(0.25, 1.35, width, height), answer.example)
+    sheet.text(0.25, height + 1.48, "dashed frame: the part that the network sees", 8, color="0.35")
     sheet.save(path)
 
 
-def draw_probabilities(axes: Axes, answer: Answer, most: int = MOST_BARS) -> None:
-    order = np.argsort(-answer.probabilities, kind="stable")[:most]
+def shown_classes(answer: Answer, most: int) -> list[int]:
+    """The most probable classes, highest first; the true one takes the last place where it is not among them."""
+    order = np.argsort(-answer.probabilities, kind="stable").tolist()
+    shown, true = order[:most], answer.example.true
+    if true in answer.classes and answer.classes.index(true) not in shown:
+        shown[-1] = answer.classes.index(true)
+    return shown
+
+
+def draw_probabilities(axes: Axes, answer: Answer, most: int) -> None:
+    order = shown_classes(answer, most)
     names, true = [answer.classes[index] for index in order], answer.example.true
     colours = [RIGHT if name == true else WRONG if name == answer.predicted and true else OTHER for name in names]
     bars(axes, names, answer.probabilities[order].tolist(), colours, marked=true)
 
 
 def probabilities(path: Path, answer: Answer, detail: str) -> None:
-    """All classes from the most probable down, the true one marked; beside it the numbers, .json."""
+    """All classes (of very many the first) from the most probable down, the true one marked; the numbers, .json."""
     write_json(path.with_suffix(".json"), by_class(answer))
     count = min(len(answer.classes), MOST_BARS)
-    sheet = Sheet(6.5, 1.1 + 0.27 * count)
-    sheet.title("Class probabilities", f"{answer.example.name} · {detail}")
-    draw_probabilities(sheet.plot(0.25, 0.85, 6.0, 0.27 * count), answer)
+    sheet = Sheet(6.5, 1.2 + 0.27 * count)
+    cut = "" if count == len(answer.classes) else f": {count} of {len(answer.classes)}"
+    sheet.title(f"Class probabilities{cut}", f"{answer.example.label} · {detail}")
+    draw_probabilities(sheet.plot(0.25, 0.95, 6.0, 0.27 * count), answer, count)
     sheet.save(path)
 
 
@@ -116,13 +129,13 @@ def draw_attribution(sheet: Sheet, x: float, y: float, size: float, view: np.nda
 
 def attributions(path: Path, answer: Answer, rows: Sequence[Attribution], detail: str) -> None:
     """A line per class: the picture, then each method's map. Beside it all maps, .npy (class, method, S, S)."""
-    save_array(path.with_suffix(".npy"), np.stack([np.stack(list(row.maps.values())) for row in rows]))
+    write_array(path.with_suffix(".npy"), np.stack([np.stack(list(row.maps.values())) for row in rows]))
     size, methods = 2.5, list(rows[0].maps)
     sheet = Sheet(0.2 + (len(methods) + 1) * (size + 0.3), 1.0 + len(rows) * (size + 1.35))
-    sheet.title("What spoke for the class", f"{answer.example.name} · {answer.words} · {detail}")
+    sheet.title("What spoke for the class", f"{answer.example.label} · {answer.words} · {detail}")
     for line, row in enumerate(rows):
         y = 1.6 + line * (size + 1.35)
-        sheet.text(0.25, y - 0.55, f"{row.role}: {row.name} ({row.probability:.1%})", 10, weight="bold")
+        sheet.text(0.25, y - 0.55, f"{row.role}: {short(row.name)} ({row.probability:.1%})", 10, weight="bold")
         sheet.text(0.25, y - 0.2, "what the network sees", 9)
         sheet.image(0.25, y, size, size, answer.example.view)
         for place, name in enumerate(methods):
@@ -159,20 +172,15 @@ def overview(
     layers = {layer: maps for layer, maps in acts.items() if maps.shape[1:] != (1, 1)}
     top, line = 4.9, 1.0
     sheet = Sheet(16.2, top + line * len(layers) + 3.5)
-    sheet.text(0.3, 0.18, f"From picture to answer: {answer.words}", 15, weight="bold", color=answer.colour)
-    sheet.text(0.3, 0.52, f"{answer.example.name} · {detail}", 9, color="0.35")
+    sheet.heading(0.3, 0.18, f"From picture to answer: {answer.words}", 15, color=answer.colour)
+    sheet.text(0.3, 0.52, lines_of(f"{answer.example.label} · {detail}", 15.6, 9, most=1), 9, color="0.35")
     draw_head(sheet, answer, rows)
     sheet.text(3.0, top - 0.45, "kernels of the channels at the right", 10, weight="bold")
-    sheet.text(
-        7.0,
-        top - 0.45,
-        "activations of the most active channels (a convolution: those of its ReLU), each on its own scale",
-        10,
-        weight="bold",
-    )
+    words = "activations of the most active channels (a convolution: of the ReLU below it), each on its own scale"
+    sheet.text(7.0, top - 0.45, words, 10, weight="bold")
     channels = strip_channels(model, layers)
     for index, (layer, maps) in enumerate(layers.items()):
-        module = model.get_submodule(layer.partition("#")[0])
+        module = module_of(model, layer)
         draw_layer(sheet, top + index * line, layer, module, maps, channels[layer])
     y = top + line * len(layers) + 0.25
     for place, (kind, key) in enumerate((("activations", "std"), ("activations", "zeros"), ("gradients", "std"))):
@@ -197,16 +205,15 @@ def draw_head(sheet: Sheet, answer: Answer, rows: Sequence[Attribution]) -> None
         sheet.text(x, 0.9, name, 10, weight="bold")
         used = draw_attribution(sheet, x, 1.15, size, answer.example.view, values)
         sheet.colour_bar(x, 1.25 + size, size, used, METHOD_UNITS.get(name.split(" · ")[0], ""))
-    sheet.text(8.4, 4.08, f"for {rows[0].name} ({rows[0].role})", 9, color="0.35")
+    sheet.text(8.4, 4.08, f"for {short(rows[0].name)} ({rows[0].role})", 9, color="0.35")
 
 
 def strip_channels(model: nn.Module, acts: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    """Which channels the overview shows: the most active, but of a convolution those of the ReLU shown after it."""
+    """Which channels the overview shows: the most active, but of a convolution those of a ReLU shown right after it."""
     chosen: dict[str, list[int]] = {}
     after = ""
     for layer, maps in reversed(acts.items()):
-        follows = after and isinstance(model.get_submodule(after.partition("#")[0]), nn.ReLU)
-        same = follows and isinstance(model.get_submodule(layer.partition("#")[0]), nn.Conv2d)
+        same = after and isinstance(module_of(model, after), nn.ReLU) and isinstance(module_of(model, layer), nn.Conv2d)
         same = same and maps.shape == acts[after].shape
         chosen[layer] = chosen[after] if same else most_active(maps, STRIP)
         after = layer

@@ -15,6 +15,7 @@ from torch import Tensor
 from dataset import IMAGENET_MEAN, IMAGENET_STD, ActionData, Sample, eval_transform, load_image, read_dataset
 from errors import InputError, first_line
 from scan import check_pictures
+from sheet import short
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,14 @@ class Example:
 
     @property
     def folder(self) -> str:
-        """A folder name, of its own for every picture of a dataset."""
+        """A name for its folder and files, from where it lies in its dataset, or from the file's name alone."""
         name = Path(self.name if self.index is not None else Path(self.name).name)
         return re.sub(r"[^\w.-]+", "_", str(name.with_suffix(""))).strip("._") or "picture"
+
+    @property
+    def label(self) -> str:
+        """The end of its name, short enough for a figure."""
+        return short("/".join(Path(self.name).parts[-2:]), 40)
 
     @property
     def id(self) -> str:

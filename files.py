@@ -1,14 +1,18 @@
 """Writes files and folders whole or not at all: into a temporary one beside the place, then there in one step."""
 
 import csv
+import glob
 import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -28,7 +32,10 @@ def write_folder(path: Path) -> Iterator[Path]:
 
     Where the block ends in an exception, `path` stays as it was.
     """
-    partial, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.old"):  # of a process killed between the two steps
+        if not path.exists():
+            os.replace(left, path)
+    partial, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}") for kind in ("partial", "old"))
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -48,6 +55,19 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    write_whole(path, lambda partial: save_to(partial, lambda file: np.save(file, values)))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    write_whole(path, lambda partial: save_to(partial, lambda file: np.savez(file, **arrays)))
+
+
+def save_to(path: Path, save: Callable[[BinaryIO], None]) -> None:
+    with path.open("wb") as file:  # given a name, NumPy would add a suffix
+        save(file)
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:

@@ -35,13 +35,11 @@ class Recording(dict[str, Tensor]):
         gradients: the same for the gradients that `backward` brought to these outputs, where they were asked for.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.gradients: dict[str, Tensor] = {}
+    gradients: "Recording"
 
     def __missing__(self, name: str) -> Tensor:
         for layer in self:
-            if friendly(layer) == friendly(name):
+            if friendly(layer) in (friendly(name), friendly(name.removesuffix("#1"))):
                 return self[layer]
         raise InputError(f"layer {name}: not recorded; there are {', '.join(self) or 'none: the model did not run'}")
 
@@ -95,6 +93,7 @@ def record(
     for name, call in (find_layer(model, name) for name in layers):
         wanted.setdefault(name, set()).add(call)
     acts, calls = Recording(), Counter[str]()
+    acts.gradients = Recording()
 
     def begin(*_: object) -> None:
         acts.clear()
@@ -170,6 +169,16 @@ def describe_layer(module: nn.Module) -> str:
     return f"{kind}, {len(module)} parts" if isinstance(module, nn.Sequential) else kind
 
 
+def module_of(model: nn.Module, layer: str) -> nn.Module:
+    """The module behind a recorded name."""
+    return model.get_submodule(layer.partition("#")[0])
+
+
+def fires(output: Tensor) -> Tensor:
+    """In how many images of a batch, (B, C, …), each channel is above zero anywhere, (C,)."""
+    return (output > 0).reshape(*output.shape[:2], -1).any(2).sum(0).cpu()
+
+
 @torch.inference_mode()
 def firing_counts(model: nn.Module, batches: Iterable[Tensor], layers: Iterable[str]) -> tuple[dict[str, Tensor], int]:
     """In how many images each channel of some layers fires, that is, is above zero anywhere.
@@ -181,7 +190,7 @@ def firing_counts(model: nn.Module, batches: Iterable[Tensor], layers: Iterable[
     """
     counts: dict[str, Tensor] = {}
     seen = 0
-    with record(model, layers, keep=lambda output: (output > 0).flatten(2).any(2).sum(0).cpu()) as fired:
+    with record(model, layers, keep=fires) as fired:
         model.eval()
         for images in batches:
             model(images)

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.ticker import NullLocator, PercentFormatter
 from torch import Tensor, nn
 
-from files import write_json, write_whole
+from files import write_array, write_json
 from layer_stats import KernelView, kernel_tiles, to_unit_range
-from sheet import UNIT_GREY, Scale, Sheet
+from sheet import UNIT_GREY, Scale, Sheet, short
 
 COLUMNS, TILE = 8, 1.05
 PAGE = 0.5 + COLUMNS * (TILE + 0.08)
@@ -19,16 +19,9 @@ VIEWS = {
     "mean": "mean over the input channels",
     "first": "first input channel",
 }
+MOST_NAMES = 40
 RARE = 0.01  # of the images
 BLUE, ORANGE = "#4c72b0", "#dd8452"
-
-
-def save_array(path: Path, values: np.ndarray) -> None:
-    def write(partial: Path) -> None:
-        with partial.open("wb") as file:  # given a name, NumPy would add a suffix
-            np.save(file, values)
-
-    write_whole(path, write)
 
 
 def activations(
@@ -39,9 +32,10 @@ def activations(
     Beside the picture: all maps, .npy.
     """
     values = maps.float().contiguous().numpy()
-    save_array(path.with_suffix(".npy"), values)
+    write_array(path.with_suffix(".npy"), values)
     if values.shape[1:] == (1, 1):
-        return vector(path, heading, detail, values[:, 0, 0])
+        vector(path, heading, detail, values[:, 0, 0])
+        return
     signed = bool((values < 0).any())
     scales = [Scale.of(values[channel], signed) for channel in channels]
     labels = [f"{channel} · {scale.range}" for channel, scale in zip(channels, scales, strict=True)]
@@ -52,27 +46,25 @@ def activations(
     words = "activation, as a share of the value above each map"
     sheet.colour_bar(PAGE - 4.25, height + 1.05, 4, Scale.of(np.ones(1), signed), words)
     sheet.save(path)
-    return None
 
 
 def vector(path: Path, heading: str, detail: str, values: np.ndarray, names: Sequence[str] = ()) -> None:
-    """One value per channel (C,); all bear their names where there are some, else the five largest their numbers."""
-    sheet = Sheet(PAGE, 4.2)
+    """One value per channel (C,); up to 40 bear their names where there are some, else the five largest numbers."""
+    sheet = Sheet(PAGE, 4.4)
     sheet.title(heading, detail)
-    axes = sheet.plot(0.75, 1.05, PAGE - 1.1, 2.55 if not names else 2.1)
-    if names:
+    axes = sheet.plot(1.3, 1.1, PAGE - 1.65, 2.1)
+    if 0 < len(names) <= MOST_NAMES:
         axes.bar(range(len(values)), values, color=BLUE)
+        ticks = {"rotation": 35, "ha": "right", "rotation_mode": "anchor", "parse_math": False}
+        axes.set_xticks(range(len(names)), map(short, names), fontsize=8 if len(names) <= 20 else 6, **ticks)
     else:  # one shape: hundreds of bars would take a second
         axes.stairs(values, np.arange(len(values) + 1) - 0.5, fill=True, color=BLUE)
-    axes.axhline(0, color="0.4", linewidth=0.6)
-    axes.set(ylabel="logit" if names else "activation", xlim=(-0.7, len(values) - 0.3))
-    if names:
-        axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
-    else:
-        axes.set_xlabel("channel")
+        axes.set_xlabel("class" if names else "channel")
         for channel in np.argsort(-np.abs(values))[:5]:
             axes.annotate(str(channel), (channel, values[channel]), ha="center", va="bottom", fontsize=7)
         axes.margins(y=0.12)
+    axes.axhline(0, color="0.4", linewidth=0.6)
+    axes.set(ylabel="logit" if names else "activation", xlim=(-0.7, len(values) - 0.3))
     axes.spines[["top", "right"]].set_visible(False)
     sheet.save(path)
 
@@ -83,9 +75,10 @@ def kernels(path: Path, heading: str, conv: nn.Conv2d, view: KernelView, channel
     Beside the picture: the tiles of all kernels before they were stretched (see `layer_stats.kernel_tiles`), .npy.
     """
     if conv.kernel_size == (1, 1):
-        return matrix(path, heading, conv)
+        matrix(path, heading, conv)
+        return
     tiles = kernel_tiles(conv, view)
-    save_array(path.with_suffix(".npy"), tiles.contiguous().numpy())
+    write_array(path.with_suffix(".npy"), tiles.contiguous().numpy())
     rgb = tiles.dim() == 4
     shown = to_unit_range(tiles[list(channels)]).numpy()
     scales = [None if rgb else UNIT_GREY] * len(shown)
@@ -100,13 +93,12 @@ def kernels(path: Path, heading: str, conv: nn.Conv2d, view: KernelView, channel
     if not rgb:
         sheet.colour_bar(PAGE - 3.25, height + 1.05, 3, UNIT_GREY, "smallest to largest value of each tile")
     sheet.save(path)
-    return None
 
 
 def matrix(path: Path, heading: str, conv: nn.Conv2d) -> None:
     """A 1×1 convolution mixes channels and sees no neighbours: its weights (O, I) in one picture."""
     weights = conv.weight.detach().float().cpu()[:, :, 0, 0].numpy()
-    save_array(path.with_suffix(".npy"), weights)
+    write_array(path.with_suffix(".npy"), weights)
     scale = Scale.of(weights)
     side = PAGE - 3.2
     height = min(max(side * weights.shape[0] / weights.shape[1], 2), side)

@@ -42,6 +42,11 @@ def to_unit_range(tiles: Tensor) -> Tensor:
     return spread.view_as(tiles)
 
 
+def relative_distance(now: Tensor, start: Tensor) -> float:
+    """‖now − start‖ / ‖start‖."""
+    return ((now - start).norm() / start.norm()).item()
+
+
 def histogram(values: Tensor, bins: int = BINS) -> dict[str, Any]:
     """Counts of all values with their mean, std, range and share of exact zeros.
 
@@ -55,8 +60,8 @@ def histogram(values: Tensor, bins: int = BINS) -> dict[str, Any]:
         "not_finite": flat.numel() - finite.size,
         "mean": float(finite.mean()) if finite.size else 0.0,
         "std": float(finite.std()) if finite.size else 0.0,
-        "min": float(finite.min(initial=0.0)) if finite.size == 0 else float(finite.min()),
-        "max": float(finite.max(initial=0.0)) if finite.size == 0 else float(finite.max()),
+        "min": float(finite.min()) if finite.size else 0.0,
+        "max": float(finite.max()) if finite.size else 0.0,
         "zeros": float((finite == 0).mean()) if finite.size else 0.0,
         "counts": counts.tolist(),
         "edges": edges.tolist(),

@@ -124,10 +124,12 @@ def draw_parts(sheet: Sheet, rows: Sequence[dict[str, Any]], pitch: float) -> No
     """Brackets below: which stages are ResNet, which the head."""
     inside = sum(row["name"].startswith("base_model.") for row in rows)
     y = BOTTOM + 1.75
-    for first, last, words, colour in (
-        (1, inside, "base_model: ResNet-50, frozen", FROZEN),
-        (inside + 1, len(rows), "head: learns the actions", TRAINED),
+    for first, last, words in (
+        (1, inside, "base_model: ResNet-50"),
+        (inside + 1, len(rows), "head: learns the actions"),
     ):
+        trained = any(row["trained"] for row in rows[first - 1 : last])
+        words, colour = f"{words}, {'trained' if trained else 'frozen'}", TRAINED if trained else FROZEN
         left, right = 0.3 + first * pitch, 0.3 + (last + 1) * pitch - 0.25
         sheet.box(left, y, right - left, 0.28, fill=True, facecolor=colour, edgecolor="none", alpha=0.6)
         sheet.text((left + right) / 2, y + 0.06, words, 9, ha="center", weight="bold")

@@ -1,4 +1,4 @@
-"""A page on which pictures, scales and text are placed in inches, so that nothing can overlap by accident."""
+"""A page on which pictures, scales and text are placed in inches."""
 
 import math
 import textwrap
@@ -29,6 +29,7 @@ class Scale:
     colours: str
     low: float
     high: float
+    clipped: bool = False  # whether some values lie beyond
 
     @classmethod
     def of(cls, values: np.ndarray, signed: bool | None = None) -> "Scale":
@@ -40,9 +41,10 @@ class Scale:
         size = np.abs(values[np.isfinite(values)])
         top = float(size.max(initial=0.0))
         most = float(np.quantile(size, 0.998)) if size.size else 0.0
-        top = (most if 0 < most < top / 2 else top) or 1.0
+        clipped = 0 < most < top / 2
+        top = (most if clipped else top) or 1.0
         signed = bool((values < 0).any()) if signed is None else signed
-        return cls("RdBu_r", -top, top) if signed else cls("magma", 0.0, top)
+        return cls("RdBu_r", -top, top, clipped) if signed else cls("magma", 0.0, top, clipped)
 
     def colour(self, values: np.ndarray) -> np.ndarray:
         """Values (…) as colours (…, 3), 0..1."""
@@ -51,7 +53,9 @@ class Scale:
 
     @property
     def range(self) -> str:
-        return f"max {self.high:.3g}" if self.low == 0 else f"±{self.high:.3g}"
+        """What it ends at, in words: the largest value, or that there are larger ones."""
+        sign = "±" if self.low < 0 else "" if self.clipped else "max "
+        return f"{'over ' if self.clipped else ''}{sign}{self.high:.3g}"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -83,14 +87,17 @@ class Sheet:
         write_whole(path, lambda partial: Image.fromarray(page).save(partial, format="png", compress_level=1))
 
     def text(self, x: float, y: float, words: str, size: float = 9, **options: Any) -> None:
-        self.axes.text(x, y, words, **{"fontsize": size, "va": "top", "linespacing": 1.35} | options)
+        style = {"fontsize": size, "va": "top", "linespacing": 1.35, "parse_math": False}
+        self.axes.text(x, y, words, **style | options)
+
+    def heading(self, x: float, y: float, words: str, size: float, **options: Any) -> None:
+        """Bold words, smaller where the page is too narrow for them."""
+        self.text(x, y, words, min(size, 100 * (self.width - x - 0.2) / max(1, len(words))), weight="bold", **options)
 
     def title(self, words: str, detail: str = "") -> None:
-        """A heading at the top left and its detail, which takes two lines where one is too short; 0.95 inches."""
-        room = self.width - 0.5
-        size = min(13.0, 115 * room / max(1, len(words)))  # a bold letter is about 0.6 of its size wide
-        self.text(0.25, 0.16, words, size, weight="bold")
-        self.text(0.25, 0.45, textwrap.fill(detail, int(room * 13.5), break_on_hyphens=False), 9, color="0.35")
+        """A heading at the top left and its detail, which takes two lines where one is too short; 0.9 inches."""
+        self.heading(0.25, 0.16, words, 13)
+        self.text(0.25, 0.45, lines_of(detail, self.width - 0.5, 9, most=2), 9, color="0.35")
 
     def image(
         self, x: float, y: float, width: float, height: float, values: np.ndarray, scale: Scale | None = None
@@ -148,7 +155,8 @@ class Sheet:
         levels = [(power, y + height - unit * (power - math.log10(0.8))) for power in range(top + 1)]
         self.lines([((x, level), (x + width, level)) for _, level in levels], colors="0.88", linewidths=0.5)
         for power, level in (levels[0], levels[-1]):
-            self.text(x - 0.05, level, f"$10^{power}$" if power else "1", 6.5, ha="right", va="center", color="0.3")
+            words, style = f"$10^{power}$" if power else "1", {"ha": "right", "va": "center", "color": "0.3"}
+            self.text(x - 0.05, level, words, 6.5, parse_math=True, **style)
         for side, value in (("left", edges[0]), ("right", edges[-1])):
             self.text(x + (side == "right") * width, y + height + 0.05, f"{value:.3g}", 6.5, ha=side, color="0.3")
         if edges[0] < 0 < edges[-1]:
@@ -162,6 +170,17 @@ class Sheet:
         return self.figure.add_axes(
             (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
         )
+
+
+def short(words: str, most: int = 24) -> str:
+    """Words of at most so many letters, cut in the middle."""
+    return words if len(words) <= most else f"{words[: most // 2]}…{words[len(words) - most + most // 2 + 1 :]}"
+
+
+def lines_of(words: str, width: float, size: float, most: int = 9) -> str:
+    """Words broken into at most so many lines of `width` inches at `size` points, the rest cut off."""
+    letters = max(8, int(width * 120 / size))  # a letter is about 0.6 of its size wide
+    return textwrap.fill(words, letters, break_on_hyphens=False, max_lines=most, placeholder=" …")
 
 
 def framed(values: np.ndarray, scale: Scale | None, width: int, height: int) -> np.ndarray:
@@ -184,8 +203,9 @@ def bars(
     for place, (name, value, colour) in enumerate(zip(names, values, colours, strict=True)):
         axes.barh(place, 1, 0.84, color="0.95")
         axes.barh(place, value, 0.84, color=colour, alpha=0.55)
-        known = {"weight": "bold"} if name == marked else {}
-        axes.text(0.02, place, f"{name} ◂ true" if name == marked else name, va="center", fontsize=8, **known)
-        axes.text(0.98, place, f"{value:.3f}", va="center", ha="right", fontsize=8, **known)
+        known = {"weight": "bold" if name == marked else "normal", "va": "center", "fontsize": 8}
+        words = short(name) + (" ◂ true" if name == marked else "")
+        axes.text(0.02, place, words, parse_math=False, **known)
+        axes.text(0.98, place, f"{value:.3f}", ha="right", **known)
     axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
     axes.set_axis_off()

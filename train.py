@@ -237,7 +237,7 @@ def find_weights(source: str, is_sample: bool) -> BackboneWeights:
 def run_folder(args: Args) -> Path:
     """The run's folder, not made yet. Raises: InputError where there is a run of that name already."""
     run = args.results / (args.run or f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    begun = run.exists() and {path.name for path in run.iterdir()} - {checkpoint.SPLIT}
+    begun = run.exists() and {path.name for path in run.iterdir()} - {checkpoint.SPLIT, checkpoint.SNAPSHOTS}
     if begun and not args.resume:
         raise InputError(f"--run {run.name}: {run} exists; give another name, or --resume to go on")
     return run

@@ -9,11 +9,10 @@
     python visualize_activations.py --network                the network itself; needs no run
 
 Writes activations/grid_<picture>.png, compare_<A>_<B>.png, training_<run>_<picture>.png or dead_units_<run>.png, for
---network results/network.png, and beside each its numbers as .json (the grid's tiles as .npz).
+--network results/network.png, and beside each its numbers as .json (tiles as .npz).
 """
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,9 +35,11 @@ from device import pick_device, pick_workers
 from errors import InputError
 from example_figures import Answer
 from examples import Example, check_test_set, file_example, load_test_examples
-from grid_figure import KERNELS, Column
+from grid_figure import KERNELS
 from hooks import as_maps, find_layer, firing_counts, leaf_layers, record
+from layer_stats import relative_distance
 from model import ActionNet
+from training import shown, to_device
 
 GRID = (
     "kernels:base_model.layer1.0.conv2", "base_model.layer1.0.conv2", "base_model.layer1.0.relu#2", "base_model",
@@ -47,6 +48,15 @@ GRID = (
 COMPARED = ("base_model.layer1.0.relu#2", "base_model.layer2", "base_model.layer3", "base_model", "relu1", "relu2")
 TRAINED = ("kernels:conv1", "relu1", "kernels:conv2", "relu2")
 MODES = ("compare", "training", "dead_units", "network")
+USED_BY = {  # which pages an option is for
+    "images": ("grid", "training"),
+    "index": ("grid", "training"),
+    "seed": ("grid", "training", "dead_units"),
+    "columns": ("grid", "training", "compare"),
+    "rows": ("grid", "training"),
+    "run": ("grid", "compare", "dead_units", "network"),
+    "data": ("grid", "training", "dead_units"),
+}
 BATCH = 16
 
 
@@ -69,7 +79,7 @@ class Args:
     dead_units: int | None = None
     """Look for channels that never fire on so many test pictures (those of --seed)."""
     network: bool = False
-    """Draw the network itself, with shapes and parameters: of --run, else of the default for 15 classes."""
+    """Draw the network itself, with shapes and parameters; with --run NAME that run's, into its folder."""
     run: str = ""
     """Name of the run. Without it: the newest."""
     data: Path | None = None
@@ -114,7 +124,7 @@ def main(args: Args) -> None:
     check(args)
     device = pick_device(args.device)
     if args.network and not args.run:
-        draw_network(args, ActionNet(15), 224, "15 classes, pictures of 224 × 224")
+        draw_network(args.results, ActionNet(15), 224, "15 classes, pictures of 224 × 224")
         return
     results, name = (args.training.parent, args.training.name) if args.training else (args.results, args.run)
     run = checkpoint.find_run(results, name)
@@ -123,7 +133,7 @@ def main(args: Args) -> None:
     if args.network:
         size = about["image_size"]
         words = f"{len(about['classes'])} classes, pictures of {size} × {size} · {session.detail}"
-        draw_network(args, model, size, words)
+        draw_network(run, model, size, words)
     elif args.compare:
         draw_comparison(session, *args.compare)
     elif args.training:
@@ -135,18 +145,19 @@ def main(args: Args) -> None:
 
 
 def check(args: Args) -> None:
-    modes = [name.replace("_", "-") for name in MODES if getattr(args, name) not in (None, False)]
-    if len(modes) > 1:
-        raise InputError(f"--{modes[0]} and --{modes[1]} draw different pages; give one of them")
-    ways = [name for name in ("images", "index", "seed") if getattr(args, name) not in ((), None)]
-    if len(ways) > 1 or (ways[:1] != ["seed"] and ways and modes and modes != ["training"]):
-        given = " and ".join({"images": "pictures"}.get(name, f"--{name}") for name in ways)
-        given += f" with --{modes[0]}" if modes else ""
-        raise InputError(f"{given}: do not go together; give one way to choose the pictures")
-    if args.columns and modes[:1] in (["network"], ["dead-units"]):
-        raise InputError(f"--columns has no meaning with --{modes[0]}; leave it out")
-    if args.training and args.run:
-        raise InputError("--training names the run already; leave --run out")
+    mode, *more = [name for name in MODES if getattr(args, name) not in (None, False)] or ["grid"]
+    if more:
+        raise InputError(f"--{dashed(mode)} and --{dashed(more[0])} draw different pages; give one of them")
+    given = [name for name in USED_BY if getattr(args, name) not in ((), None, "")]
+    for name in given:
+        if mode not in USED_BY[name]:
+            what = "pictures have" if name == "images" else f"--{dashed(name)} has"
+            raise InputError(
+                f"{what} no meaning with --{dashed(mode)}; leave {'them' if name == 'images' else 'it'} out"
+            )
+    ways = ["pictures" if name == "images" else f"--{name}" for name in ("images", "index", "seed") if name in given]
+    if len(ways) > 1:
+        raise InputError(f"{ways[0]} and {ways[1]} both choose what to draw; give one of them")
     for name, value, low, high in (
         ("rows", args.rows, 1, 10),
         ("dead-units", args.dead_units, 1, None),
@@ -155,6 +166,10 @@ def check(args: Args) -> None:
     ):
         if value is not None and not (low <= value and (high is None or value <= high)):
             raise InputError(f"--{name} {value}: must be {low} {f'to {high}' if high else 'or more'}")
+
+
+def dashed(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def look(
@@ -183,8 +198,7 @@ def draw_grids(session: Session) -> None:
         answer, acts = look(session.model, example, session.about["classes"], layers)
         chosen = grid_figure.make_columns(session.model, columns, acts, args.rows or 5)
         grid_figure.grid(path, answer, session.model, chosen, acts, session.detail)
-        index = "" if example.index is None else f" (--index {example.index})"
-        tqdm.write(f"{example.name}{index}: {answer.words}\nwritten: {path}")
+        tqdm.write(f"{said(answer)}\nwritten: {path}")
 
 
 def draw_comparison(session: Session, left: Path, right: Path) -> None:
@@ -199,7 +213,7 @@ def draw_comparison(session: Session, left: Path, right: Path) -> None:
     path = session.args.out / f"compare_{examples[0].folder}_{examples[1].folder}.png"
     comparison_figures.compare(path, answers, acts, session.model, session.detail)
     for letter, answer in zip("AB", answers, strict=True):
-        print(f"{letter}  {answer.example.name}: {answer.words}")
+        print(f"{letter}  {said(answer)}")
     print(f"written: {path}")
 
 
@@ -210,41 +224,43 @@ def draw_training(session: Session) -> None:
         if find_layer(model, name)[0].startswith("base_model"):
             raise InputError(f"--columns {name}: is frozen and does not change; give layers of the head")
     snapshots = checkpoint.find_snapshots(session.run)
-    examples = session.examples()
-    if len(examples) > 1:
+    if len(args.images) + len(args.index) > 1:
         raise InputError("--training follows one picture; give one")
-    answers, history = [], []
+    (example,) = session.examples()
     with torch.inference_mode():
-        maps = model.base_model(examples[0].input[None].to(session.device))  # once: it is frozen
+        maps = model.base_model(example.input[None].to(session.device))  # once: it is frozen
+    checkpoint.load_snapshot(list(snapshots.values())[-1], model)
+    _, acts = look_at_head(session, maps, example)
+    columns = grid_figure.make_columns(model, args.columns or TRAINED, acts, args.rows or 3)
+    convs = {column.layer: column.module for column in columns if column.is_kernels}
+    answers, history, start = [], [], {}
+    distances: dict[str, list[float]] = {layer: [] for layer in convs}
     for path in tqdm(list(snapshots.values()), "snapshots", unit=" epochs"):
-        answer, acts, kernels = look_at_snapshot(session, path, maps, examples[0], columns)
+        checkpoint.load_snapshot(path, model)
+        answer, acts = look_at_head(session, maps, example)
         answers.append(answer)
-        history.append((acts, kernels))
-    chosen = grid_figure.make_columns(model, columns, history[-1][0], args.rows or 3)
-    by_epoch = [
-        [Column(c.spec, c.layer, kernels.get(c.layer, c.module), acts[c.layer], c.channels) for c in chosen]
-        for acts, kernels in history
-    ]
-    path = args.out / f"training_{session.run.name}_{examples[0].folder}.png"
-    comparison_figures.training(
-        path, answers, by_epoch, list(snapshots), f"{session.about['dataset']} · run {session.run.name}"
-    )
-    index = "" if examples[0].index is None else f" (--index {examples[0].index})"
-    print(f"{examples[0].name}{index}: {answers[-1].words} after the last epoch\nwritten: {path}")
+        history.append({c.spec: grid_figure.shown_values(c, acts[c.layer]).numpy() for c in columns})
+        start = start or {layer: conv.weight.detach().clone() for layer, conv in convs.items()}
+        for layer, conv in convs.items():
+            distances[layer].append(relative_distance(conv.weight.detach(), start[layer]))
+    path = args.out / f"training_{session.run.name}_{example.folder}.png"
+    detail = f"{session.about['dataset']} · run {session.run.name}"
+    comparison_figures.training(path, answers, columns, history, distances, list(snapshots), detail)
+    print(f"{said(answers[-1])} after the last epoch\nwritten: {path}")
 
 
-def look_at_snapshot(
-    session: Session, path: Path, maps: Tensor, example: Example, columns: Sequence[str]
-) -> tuple[Answer, dict[str, Tensor], dict[str, torch.nn.Module]]:
-    """The head of one epoch: its answer, what its layers put out, and its convolutions that are shown."""
-    model = session.model
-    checkpoint.load_snapshot(path, model)
-    head = [layer for layer in leaf_layers(model) if not layer.startswith("base_model")]
-    with torch.inference_mode(), record(model, head) as acts:
-        logits = model.head(maps)
-    answer = Answer(example, session.about["classes"], logits[0].softmax(0).cpu().numpy())
-    shown = {find_layer(model, spec.removeprefix(KERNELS))[0] for spec in columns if spec.startswith(KERNELS)}
-    return answer, as_maps(acts), {layer: copy.deepcopy(model.get_submodule(layer)) for layer in shown}
+def look_at_head(session: Session, maps: Tensor, example: Example) -> tuple[Answer, dict[str, Tensor]]:
+    """As `look`, from the backbone's maps (1, 2048, h, w) on."""
+    head = [layer for layer in leaf_layers(session.model) if not layer.startswith("base_model")]
+    with torch.inference_mode(), record(session.model, head) as acts:
+        logits = session.model.head(maps)
+    return Answer(example, session.about["classes"], logits[0].softmax(0).cpu().numpy()), as_maps(acts)
+
+
+def said(answer: Answer) -> str:
+    """A picture's name, how to choose it again, and the answer."""
+    again = "" if answer.example.index is None else f" (--index {answer.example.index})"
+    return f"{answer.example.name}{again}: {answer.words}"
 
 
 def draw_dead_units(session: Session, count: int) -> None:
@@ -260,7 +276,8 @@ def draw_dead_units(session: Session, count: int) -> None:
     loader = DataLoader(pictures, BATCH, num_workers=pick_workers(session.device, args.workers))
     layers = [name for name in leaf_layers(model) if isinstance(model.get_submodule(name), torch.nn.ReLU)]
     with tqdm(total=count, desc="dead units", unit=" images") as bar:
-        counts, seen = firing_counts(model, images_of(loader, session.device, bar), layers)
+        batches = (images for images, _ in shown(to_device(loader, session.device), bar))
+        counts, seen = firing_counts(model, batches, layers)
     path = args.out / f"dead_units_{session.run.name}.png"
     heading = f"Channels that never fire on {seen} test pictures"
     found = layer_figures.dead_units(path, heading, session.detail, counts, seen)
@@ -270,16 +287,9 @@ def draw_dead_units(session: Session, count: int) -> None:
     print(f"written: {path}")
 
 
-def images_of(loader: DataLoader, device: torch.device, bar: tqdm) -> Iterator[Tensor]:
-    for images, _ in loader:
-        yield images.to(device, memory_format=torch.channels_last)
-        bar.update(len(images))
-
-
-def draw_network(args: Args, model: ActionNet, size: int, words: str) -> None:
-    path = args.results / "network.png"
-    network_figure.network(path, model, size, words)
-    print(f"written: {path}")
+def draw_network(folder: Path, model: ActionNet, size: int, words: str) -> None:
+    network_figure.network(folder / "network.png", model, size, words)
+    print(f"written: {folder / 'network.png'}")
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ from device import pick_device
 from errors import InputError
 from example_figures import Answer, Attribution
 from examples import Example, file_example, load_test_examples
-from files import write_folder, write_json
-from hooks import as_maps, describe_layer, friendly, leaf_layers, record
+from files import write_array, write_folder, write_json
+from hooks import as_maps, describe_layer, friendly, leaf_layers, module_of, record
 from layer_stats import KernelView, histogram, most_active
 from model import ActionNet
 
@@ -63,9 +63,9 @@ class Args:
     all_layers: bool = False
     """Show every layer."""
     channels: tuple[int, ...] = ()
-    """Channels to show where a layer has them. Without it: the most active ones."""
+    """Channels to show where a layer has them. Without it, and where it has none of them: the most active ones."""
     tiles: int = 24
-    """How many channels to show at the most."""
+    """How many of the most active channels to show."""
     kernels: KernelView = "norm"
     """What a tile shows of a kernel with other inputs than RGB: over those the L2 norm or the mean, or the first."""
     attribution: Literal["occlusion", "integrated-gradients", "none"] = "occlusion"
@@ -157,11 +157,13 @@ def check_folder(folder: Path, example: Example) -> None:
     if not folder.exists():
         return
     try:
-        known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        same, ours = known["sha256"] == example.sha256, {MANIFEST, *known["files"], *known["files"].values()}
     except (OSError, ValueError, KeyError):
-        known = None
-    if known != example.sha256:
-        what = "something else" if known is None else "another picture of that name"
+        same, ours = True, set()
+    foreign = sorted({path.name for path in folder.iterdir()} - ours)
+    what = "another picture of that name" if not same else f"a file that is not ours ({foreign[0]})" if foreign else ""
+    if what:
         raise InputError(f"{folder}: holds {what}; move it away, or give another folder with --out")
 
 
@@ -218,7 +220,7 @@ def attribute(args: Args, model: ActionNet, answer: Answer) -> list[Attribution]
 
 def draw_layers(look: Look, folder: Path) -> None:
     """Activations and kernels of every layer, and how their values are spread."""
-    about = f"{look.example.name} · {look.answer.words} · {look.detail}"
+    about = f"{look.example.label} · {look.answer.words} · {look.detail}"
     look.stats["activations"] = {layer: histogram(maps) for layer, maps in look.acts.items()}
     if look.gradients:
         look.stats["gradients"] = {layer: histogram(maps) for layer, maps in look.gradients.items()}
@@ -234,17 +236,17 @@ def draw_layers(look: Look, folder: Path) -> None:
 
 
 def draw_layer(look: Look, folder: Path, layer: str, maps: Tensor, about: str) -> None:
-    module = look.model.get_submodule(layer.partition("#")[0])
+    module = module_of(look.model, layer)
     path = folder / f"activation_epoch{look.about['epoch']}_batch{look.example.id}_layer_{friendly(layer)}.png"
     shape = " × ".join(map(str, maps.shape))
     heading = f"{layer} · {describe_layer(module)} · {shape}"
     if module is look.model.fc:
         values = maps[:, 0, 0].numpy()
-        layer_figures.save_array(path.with_suffix(".npy"), values)
+        write_array(path.with_suffix(".npy"), values)
         layer_figures.vector(path, f"{heading} (logits)", about, values, look.answer.classes)
         return
     channels = shown_channels(look.args, maps)
-    order = "as chosen" if look.args.channels else "most active first"
+    order = "as chosen" if set(channels) <= set(look.args.channels) else "most active first"
     layer_figures.activations(path, heading, about, maps, channels, order)
     if isinstance(module, nn.Conv2d):
         heading = f"Kernels of {layer} · {describe_layer(module)}"
@@ -263,8 +265,9 @@ def draw_example(look: Look, folder: Path) -> None:
 
 
 def shown_channels(args: Args, maps: Tensor) -> list[int]:
-    there = [channel for channel in args.channels if channel < len(maps)]
-    return there[: args.tiles] or most_active(maps, args.tiles)
+    """The channels that the arguments choose, as far as the layer has them, else its most active ones."""
+    there = [channel for channel in dict.fromkeys(args.channels) if channel < len(maps)]
+    return there or most_active(maps, args.tiles)
 
 
 def describe(look: Look, folder: Path) -> dict[str, Any]:
