@@ -1,10 +1,13 @@
 """What hooks.py records is what the layers produced, and nothing of it stays behind."""
 
 import gc
+import re
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
@@ -112,6 +115,8 @@ def test_gradients_reach_through_frozen_layers_and_in_place_relus() -> None:
     for layer, gradient in zip(("first", "relu#1", "second", "relu#2"), expected, strict=True):
         assert gradient.abs().sum() > 0, layer
         assert torch.allclose(acts.gradients[layer], gradient, atol=1e-7), layer
+    assert acts.gradients["relu2"] is acts.gradients["relu#2"]
+    assert acts.gradients["second#1"] is acts.gradients["second"]
 
 
 def test_nothing_stays_after_the_block_nor_after_an_exception(images: Tensor) -> None:
@@ -130,20 +135,28 @@ def test_nothing_stays_after_the_block_nor_after_an_exception(images: Tensor) ->
     assert acts["second"].grad_fn is None
 
 
-def test_a_thousand_uses_leave_no_memory_behind(images: Tensor) -> None:
-    model, alive = Twice(), []
+def memory_in_use() -> int:
+    """Bytes, where the system says it at once; elsewhere 0, and the test rests on the tensors."""
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * 4096 if pages.exists() else 0
+
+
+def test_a_thousand_uses_leave_no_memory_behind() -> None:
+    """Neither tensors that Python knows of nor, a megabyte a use, memory that it does not."""
+    model, alive, images = Twice(), [], torch.randn(1, 1, 256, 256)
     for use in range(1000):
         with record(model, ["first", "relu", "second"], gradients=True) as acts:
-            model(images[:, :1].requires_grad_()).sum().backward()
+            model(images.requires_grad_()).sum().backward()
         if use % 100 == 0:
             alive.append(weakref.ref(acts["relu#1"]))
             gc.collect()
             tensors = sum(issubclass(type(item), Tensor) for item in gc.get_objects())
             if use == 100:
-                settled = tensors
+                settled, memory = tensors, memory_in_use()
     del acts
     gc.collect()
     assert tensors <= settled
+    assert memory_in_use() < memory + 100e6
     assert not any(reference() is not None for reference in alive)
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -198,6 +211,14 @@ def test_dead_units_are_those_that_were_killed(net: ActionNet, images: Tensor) -
     others = [channel for channel in range(512) if channel not in (3, 40)]
     assert torch.equal(counts["relu1"][others], alive["relu1"][others])
     assert counts["relu2"][7] == 2
+
+
+def test_the_example_in_the_readme(net: ActionNet, images: Tensor) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    names = {"model": net, "images": images.clone()}
+    exec(code, names)
+    for layer, shape in (("base_model_layer1_block1_relu2", (2, 64, 16, 16)), ("relu2", (2, 256, 2, 2))):
+        assert names["acts"][layer].shape == names["acts"].gradients[layer].shape == shape
 
 
 def build_like(net: ActionNet) -> ActionNet:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import attribution
+from errors import InputError
 from grid_figure import contributions, make_columns, make_link
 from hooks import as_maps, leaf_layers, record
 from layer_stats import activity, histogram, kernel_tiles, most_active, to_unit_range
@@ -77,7 +78,8 @@ def test_scales_leave_outliers_out_but_not_much_else() -> None:
     assert Scale.of(np.array([0.0, 1.0, 4.0])) == Scale("magma", 0, 4)
     assert Scale.of(np.array([-1.0, 4.0])) == Scale("RdBu_r", -4, 4)
     assert Scale.of(np.zeros(3)).high == 1
-    assert Scale.of(np.array([0.5] * 9_999 + [100.0])).high == 0.5
+    clipped = Scale.of(np.array([0.5] * 9_999 + [100.0]))
+    assert (clipped.high, clipped.range) == (0.5, "over 0.5")
 
 
 class PatchNet(nn.Module):
@@ -147,6 +149,29 @@ def test_linked_columns_show_the_same_channels(net: ActionNet, seen: dict[str, T
     row, left = columns[3].channels[1], columns[2].channels[4]
     assert links[3].weights[1, 4] == pytest.approx(net.conv1.weight[row, left].norm().item(), rel=1e-5)
     assert links[2].weights is None  # what lies between is not one convolution
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        (("conv1", "base_model.layer2.0.conv2"), r"layer base_model.layer2.0.conv2: does not come after conv1"),
+        (("conv1", "conv1"), r"layer conv1: does not come after conv1"),
+        (("conv1", "kernels:conv1"), r"layer kernels:conv1: does not come after conv1"),
+        (("base_model.layer1.0.bn3", "base_model.layer1.0.downsample.0"), r"lies on a shortcut"),
+    ],
+)
+def test_columns_stand_in_the_order_of_the_network(
+    net: ActionNet, seen: dict[str, Tensor], specs: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        make_columns(net, specs, seen, rows=5)
+
+
+def test_the_same_maps_by_two_names_are_linked_one_to_one(net: ActionNet, seen: dict[str, Tensor]) -> None:
+    columns = make_columns(net, ["base_model.layer4.2.relu#3", "base_model"], seen, rows=4)
+    assert torch.equal(columns[0].maps, columns[1].maps)
+    assert make_link(net, *columns, seen).one_to_one
+    assert contributions(net, columns[-1], seen) is None  # the head lies between it and the classes
 
 
 def test_contributions_add_up_to_the_logits(net: ActionNet, seen: dict[str, Tensor]) -> None:

@@ -1,6 +1,7 @@
 """The two scripts that look inside, run small: their numbers are right, their pages hold, and nothing is lost."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,13 +20,21 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 import checkpoint
+import comparison_figures
+import example_figures
+import grid_figure
+import layer_figures
 import network_figure
+import train
 import visualize_activations as grids
 import visualize_single_example as single
 from dataset import eval_transform, load_image
 from errors import InputError
-from hooks import record
-from layer_stats import kernel_tiles
+from example_figures import Answer, Attribution
+from examples import file_example
+from files import write_folder
+from hooks import as_maps, leaf_layers, record
+from layer_stats import histogram, kernel_tiles
 from model import ActionNet
 from sheet import DPI, Sheet
 
@@ -185,10 +194,35 @@ def test_a_folder_of_something_else_is_not_replaced(work: Path) -> None:
     single.main(single.Args(image=Path("one/mine.png"), **quick))  # the same picture again
     with pytest.raises(InputError, match=r"kept/mine: holds another picture of that name; .*--out"):
         single.main(single.Args(image=Path("two/mine.png"), **quick))
-    Path("kept/mine/manifest.json").unlink()
-    with pytest.raises(InputError, match=r"kept/mine: holds something else"):
+    Path("kept/mine/notes.txt").write_text("what I saw")
+    with pytest.raises(InputError, match=r"kept/mine: holds a file that is not ours \(notes.txt\)"):
         single.main(single.Args(image=Path("one/mine.png"), **quick))
-    assert Path("kept/mine/overview.png").exists()
+    assert Path("kept/mine/notes.txt").read_text() == "what I saw"
+
+
+def test_a_folder_is_swapped_or_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of the two steps fails; then a process dies between them, and the next one finds what it left."""
+    folder = tmp_path / "it"
+    with write_folder(folder) as partial:
+        (partial / "a").write_text("first")
+    steps = iter((os.replace, None, os.replace))
+
+    def failing(source: Path, target: Path) -> None:
+        step = next(steps)
+        if step is None:
+            raise OSError("no space")
+        step(source, target)
+
+    monkeypatch.setattr("files.os.replace", failing)
+    with pytest.raises(OSError, match="no space"), write_folder(folder) as partial:
+        (partial / "a").write_text("second")
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+    assert (folder / "a").read_text() == "first"
+    folder.rename(tmp_path / ".it.0123abcd.old")
+    with pytest.raises(ZeroDivisionError), write_folder(folder):
+        raise ZeroDivisionError
+    assert (folder / "a").read_text() == "first"
 
 
 @pytest.mark.parametrize(
@@ -248,6 +282,9 @@ def test_two_pictures_compared(work: Path) -> None:
         grids.main(grids.Args(compare=(same, right), out=Path("pairs")))
         layers = json.loads(Path(f"pairs/compare_{same.stem}_{right.stem}.json").read_text())["layers"]
         assert all((row["similarity"] > 0.9999) == alike for row in layers.values()), layers
+        maps = np.load(f"pairs/compare_{same.stem}_{right.stem}.npz")
+        assert all(np.array_equal(*maps[layer]) == alike for layer in layers)
+        assert maps["relu2"].shape == (2, 10, 2, 2)
         assert all(not set(row["most_active"]) & set(row["most_different"]) for row in layers.values())
 
 
@@ -264,10 +301,34 @@ def test_training_from_its_snapshots(work: Path) -> None:
     with torch.inference_mode():
         expected = dict(zip(record_of_run["classes"], model(image)[0].softmax(0).tolist(), strict=True))
     assert about["probabilities"][record_of_run["epoch"]] == pytest.approx(expected, abs=5e-3)  # float16
+    tiles = np.load(next(Path("way").glob("training_a_*.npz")))
+    weights = [torch.load(path, weights_only=True)["conv2.weight"].float() for path in snapshots_of("a")]
+    shown = torch.stack([weight.norm(dim=1)[about["channels"]["kernels:conv2"]] for weight in weights])
+    assert np.allclose(tiles["kernels:conv2"], shown.numpy(), rtol=1e-4)
+    expected_way = [((weight - weights[0]).norm() / weights[0].norm()).item() for weight in weights]
+    assert about["distances"]["conv2"] == pytest.approx(expected_way, rel=1e-4)
     with pytest.raises(InputError, match=r"results/none has no best.pt"):
         grids.main(grids.Args(training=Path("results/none")))
     with pytest.raises(InputError, match=r"base_model.conv1: is frozen and does not change"):
         grids.main(grids.Args(training=Path("results/a"), columns=("base_model.conv1",)))
+
+
+def snapshots_of(run: str) -> list[Path]:
+    return sorted(Path("results", run, "snapshots").glob("*.pt"))
+
+
+def test_a_run_stopped_before_its_first_epoch_can_begin_again(work: Path) -> None:
+    small = {"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 1, "snapshots": True}
+    (work / "results/stopped/snapshots").mkdir(parents=True)
+    shutil.copy(snapshots_of("a")[0], work / "results/stopped/snapshots")
+    train.main(train.Args(data=Path("data/sample"), run="stopped", **small))
+    assert len(snapshots_of("stopped")) == 2
+    for path in snapshots_of("stopped")[1:]:
+        path.unlink()
+    train.main(train.Args(run="stopped", resume=True))  # finished: takes no snapshot, and loses none
+    assert len(snapshots_of("stopped")) == 1
+    with pytest.raises(InputError, match=r"stopped: has no snapshots; train with: python train.py --snapshots"):
+        grids.main(grids.Args(training=Path("results/stopped")))
 
 
 def test_dead_units_of_the_test_set(work: Path) -> None:
@@ -295,8 +356,9 @@ def test_network_picture_is_up_to_date(work: Path) -> None:
     ("options", "message"),
     [
         ({"network": True, "dead_units": 3}, r"--dead-units and --network draw different pages"),
-        ({"index": (1,), "seed": 1}, r"--index and --seed: do not go together"),
-        ({"images": (Path("a.jpg"),), "network": True}, r"pictures with --network: do not go together"),
+        ({"index": (1,), "seed": 1}, r"--index and --seed both choose what to draw"),
+        ({"images": (Path("a.jpg"),), "network": True}, r"pictures have no meaning with --network; leave them out"),
+        ({"columns": ("relu1",), "dead_units": 3}, r"--columns has no meaning with --dead-units; leave it out"),
         ({"rows": 11}, r"--rows 11: must be 1 to 10"),
         ({"images": (Path("nowhere.jpg"),)}, r"nowhere.jpg: no such file"),
         (
@@ -312,3 +374,54 @@ def test_activations_names_what_is_wrong(work: Path, options: dict, message: str
     with pytest.raises(InputError, match=message):
         grids.main(grids.Args(out=Path("wrong"), **options))
     assert not Path("wrong").exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "true_rank", "rows", "columns"),
+    [
+        (2, (40, 400), 0, 1, ("kernels:conv1",)),
+        (15, (400, 300), 14, 5, grids.GRID),
+        (40, (400, 40), 39, 10, ("kernels:conv1", "conv1", "relu1")),
+        (200, (300, 400), None, 2, ("base_model.relu", "base_model", "relu2")),
+    ],
+)
+def test_pages_hold_whatever_is_on_them(
+    work: Path, classes: int, size: tuple[int, int], true_rank: int | None, rows: int, columns: tuple[str, ...]
+) -> None:
+    """Long names, many classes, narrow and wide pictures: all is on the page, also the true class; nothing overlaps."""
+    torch.manual_seed(5)
+    names = [f"class number {number} with a name that is $long$ and goes on" for number in range(classes)]
+    folder = Path("a folder with a long name of its own") / "and another one below it, long too"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "a picture whose name goes on $_{ and on and on.png"
+    picture(3, size).save(file)
+    model = ActionNet(classes).eval()
+    example = file_example(file, 64)
+    with torch.inference_mode(), record(model, [*leaf_layers(model), "base_model"]) as recorded:
+        probabilities = model(example.input[None])[0].softmax(0).numpy()
+    true = None if true_rank is None else names[np.argsort(-probabilities, kind="stable")[true_rank]]
+    example = file_example(file, 64, true)
+    answer, acts = Answer(example, names, probabilities), as_maps(recorded)
+    detail = (
+        "A dataset with quite a long name · run 2026-11-22_20-17-54, epoch 14 · Keras ResNet-50 ImageNet (npm resnet)"
+    )
+    shown = {layer: acts[layer] for layer in ("base_model.conv1", "base_model", "conv1", "relu1", "relu2")}
+    ways = [Attribution(names[k], "predicted and true", 0.5, dict.fromkeys("abc", np.eye(64))) for k in (0, 1)]
+    stats = {kind: {layer: histogram(maps) for layer, maps in shown.items()} for kind in ("activations", "gradients")}
+    example_figures.original(Path("p/original.png"), answer, detail)
+    example_figures.probabilities(Path("p/probabilities.png"), answer, detail)
+    example_figures.attributions(Path("p/cam.png"), answer, ways, detail)
+    example_figures.overview(Path("p/overview.png"), answer, model, shown, ways, stats, detail)
+    about = f"{example.label} · {answer.words} · {detail}"
+    layer_figures.vector(Path("p/fc.png"), "fc", about, acts["fc"][:, 0, 0].numpy(), names)
+    layer_figures.histograms(Path("p/histograms.png"), "Values", about, stats["gradients"], "gradients")
+    chosen = grid_figure.make_columns(model, columns, acts, rows)
+    grid_figure.grid(Path("p/grid.png"), answer, model, chosen, acts, detail)
+    comparison_figures.compare(Path("p/compare.png"), [answer, answer], [shown, shown], model, detail)
+    chosen = [column for column in chosen if not column.layer.startswith("base_model")]
+    tiles = {column.spec: grid_figure.shown_values(column, column.maps).numpy() for column in chosen}
+    way = {column.layer: [0.0, 1.0] for column in chosen if column.is_kernels}
+    comparison_figures.training(Path("p/way.png"), [answer] * 2, chosen, [tiles] * 2, way, [0, 1], detail)
+    if true is not None:
+        for most in (1, 9, 13):
+            assert names.index(true) in example_figures.shown_classes(answer, most)
