@@ -15,6 +15,7 @@ lists them.
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -90,7 +91,6 @@ class Look:
     answer: Answer
     acts: dict[str, Tensor]  # (C, h, w) by layer
     gradients: dict[str, Tensor]
-    rows: list[Attribution]
     stats: dict[str, dict[str, Any]] = field(default_factory=dict)  # histograms of both, by layer
 
     @property
@@ -112,11 +112,12 @@ def main(args: Args) -> None:
     check_folder(folder, example)
     begin = time.perf_counter()
     look = look_at(args, run, model, about, example)
-    with write_folder(folder) as partial:
+    with write_folder(folder) as partial, ThreadPoolExecutor(1) as pool:
+        rows = pool.submit(attribute, args, model, look.answer)  # PyTorch leaves the interpreter to the drawing
         draw_layers(look, partial)
-        draw_example(look, partial)
+        draw_example(look, rows.result(), partial)
         seconds = round(time.perf_counter() - begin, 2)
-        write_json(partial / MANIFEST, describe(look, partial) | {"seconds": seconds})
+        write_json(partial / MANIFEST, describe(look, rows.result(), partial) | {"seconds": seconds})
     pictures = len(list(folder.glob("*.png")))
     print(f"{example.name}: {look.answer.words}")
     print(f"written: {folder}/: {pictures} pictures with their numbers in {seconds:.1f} s; see overview.png first")
@@ -183,8 +184,7 @@ def look_at(args: Args, run: Path, model: ActionNet, about: dict[str, Any], exam
     maps = as_maps(acts)
     check_channels(args.channels, maps)
     gradients = as_maps({layer: acts.gradients[layer] for layer in acts if layer in acts.gradients})
-    rows = attribute(args, model, answer)
-    return Look(args, run, model, about, answer, maps, gradients, rows)
+    return Look(args, run, model, about, answer, maps, gradients)
 
 
 def check_channels(channels: Sequence[int], acts: dict[str, Tensor]) -> None:
@@ -254,14 +254,14 @@ def draw_layer(look: Look, folder: Path, layer: str, maps: Tensor, about: str) -
         layer_figures.kernels(kernels, heading, module, look.args.kernels, channels)
 
 
-def draw_example(look: Look, folder: Path) -> None:
+def draw_example(look: Look, rows: Sequence[Attribution], folder: Path) -> None:
     """The picture, its probabilities, what spoke for the class, and the overview."""
     answer, detail, id = look.answer, look.detail, look.example.id
     example_figures.original(folder / f"originalimage_{id}.png", answer, detail)
     example_figures.probabilities(folder / f"probabilities_{id}.png", answer, detail)
-    example_figures.attributions(folder / "cam.png", answer, look.rows, detail)
+    example_figures.attributions(folder / "cam.png", answer, rows, detail)
     path = folder / "overview.png"
-    example_figures.overview(path, answer, look.model, look.acts, look.rows, look.stats, detail)
+    example_figures.overview(path, answer, look.model, look.acts, rows, look.stats, detail)
 
 
 def shown_channels(args: Args, maps: Tensor) -> list[int]:
@@ -270,7 +270,7 @@ def shown_channels(args: Args, maps: Tensor) -> list[int]:
     return there or most_active(maps, args.tiles)
 
 
-def describe(look: Look, folder: Path) -> dict[str, Any]:
+def describe(look: Look, rows: Sequence[Attribution], folder: Path) -> dict[str, Any]:
     """What `manifest.json` holds."""
     files = {}
     for picture in sorted(folder.glob("*.png")):
@@ -290,7 +290,7 @@ def describe(look: Look, folder: Path) -> dict[str, Any]:
         "run": look.run.name,
         **{key: look.about[key] for key in ("dataset", "weights", "epoch", "image_size", "preprocessing")},
         "layers": layers,
-        "cam": [{"class": row.name, "role": row.role, "methods": list(row.maps)} for row in look.rows],
+        "cam": [{"class": row.name, "role": row.role, "methods": list(row.maps)} for row in rows],
         "files": files,
     }
 
