@@ -3,7 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class Scale:
     colours: str
     low: float
     high: float
-    clipped: bool = False  # whether some values lie beyond
+    largest: float | None = field(default=None, compare=False)  # of the values, which may lie beyond the scale or be 0
 
     @classmethod
     def of(cls, values: np.ndarray, signed: bool | None = None) -> "Scale":
@@ -41,10 +41,9 @@ class Scale:
         size = np.abs(values[np.isfinite(values)])
         top = float(size.max(initial=0.0))
         most = float(np.quantile(size, 0.998)) if size.size else 0.0
-        clipped = 0 < most < top / 2
-        top = (most if clipped else top) or 1.0
+        end = (most if 0 < most < top / 2 else top) or 1.0
         signed = bool((values < 0).any()) if signed is None else signed
-        return cls("RdBu_r", -top, top, clipped) if signed else cls("magma", 0.0, top, clipped)
+        return cls("RdBu_r", -end, end, top) if signed else cls("magma", 0.0, end, top)
 
     def colour(self, values: np.ndarray) -> np.ndarray:
         """Values (…) as colours (…, 3), 0..1."""
@@ -54,8 +53,11 @@ class Scale:
     @property
     def range(self) -> str:
         """What it ends at, in words: the largest value, or that there are larger ones."""
-        sign = "±" if self.low < 0 else "" if self.clipped else "max "
-        return f"{'over ' if self.clipped else ''}{sign}{self.high:.3g}"
+        largest = self.high if self.largest is None else self.largest
+        clipped, sign = largest > self.high, "±" if self.low < 0 else ""
+        if clipped:
+            return f"over {sign}{self.high:.3g}"
+        return f"{sign or 'max '}{largest:.3g}"
 
     @property
     def options(self) -> dict[str, Any]:

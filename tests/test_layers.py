@@ -77,7 +77,8 @@ def test_most_active_channels_come_first() -> None:
 def test_scales_leave_outliers_out_but_not_much_else() -> None:
     assert Scale.of(np.array([0.0, 1.0, 4.0])) == Scale("magma", 0, 4)
     assert Scale.of(np.array([-1.0, 4.0])) == Scale("RdBu_r", -4, 4)
-    assert Scale.of(np.zeros(3)).high == 1
+    assert (Scale.of(np.zeros(3)).high, Scale.of(np.zeros(3)).range) == (1, "max 0")
+    assert Scale.of(np.array([-1.0, 4.0])).range == "±4"
     clipped = Scale.of(np.array([0.5] * 9_999 + [100.0]))
     assert (clipped.high, clipped.range) == (0.5, "over 0.5")
 
