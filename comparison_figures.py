@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from example_figures import RIGHT, WRONG, Answer, by_class, draw_picture, draw_probabilities
 from files import write_arrays, write_json
-from grid_figure import Column
 from hooks import describe_layer, module_of
 from layer_figures import shortened
 from layer_stats import activity, to_unit_range
+from links import Column
 from sheet import UNIT_GREY, Scale, Sheet, short
 
 EACH = 5  # channels of either kind in a comparison

@@ -35,9 +35,9 @@ from device import pick_device, pick_workers
 from errors import InputError
 from example_figures import Answer
 from examples import Example, check_test_set, file_example, load_test_examples
-from grid_figure import KERNELS
 from hooks import as_maps, find_layer, firing_counts, leaf_layers, record
 from layer_stats import relative_distance
+from links import KERNELS, make_columns, shown_values
 from model import ActionNet
 from training import shown, to_device
 
@@ -196,7 +196,7 @@ def draw_grids(session: Session) -> None:
     layers = [*leaf_layers(session.model), *named(columns)]
     for path, example in zip(paths, tqdm(examples, "draw", unit=" images", disable=len(examples) < 2), strict=True):
         answer, acts = look(session.model, example, session.about["classes"], layers)
-        chosen = grid_figure.make_columns(session.model, columns, acts, args.rows or 5)
+        chosen = make_columns(session.model, columns, acts, args.rows or 5)
         grid_figure.grid(path, answer, session.model, chosen, acts, session.detail)
         tqdm.write(f"{said(answer)}\nwritten: {path}")
 
@@ -219,8 +219,8 @@ def draw_comparison(session: Session, left: Path, right: Path) -> None:
 
 def draw_training(session: Session) -> None:
     args, model = session.args, session.model
-    columns = args.columns or TRAINED
-    for name in named(columns):
+    specs = args.columns or TRAINED
+    for name in named(specs):
         if find_layer(model, name)[0].startswith("base_model"):
             raise InputError(f"--columns {name}: is frozen and does not change; give layers of the head")
     snapshots = checkpoint.find_snapshots(session.run)
@@ -231,7 +231,7 @@ def draw_training(session: Session) -> None:
         maps = model.base_model(example.input[None].to(session.device))  # once: it is frozen
     checkpoint.load_snapshot(list(snapshots.values())[-1], model)
     _, acts = look_at_head(session, maps, example)
-    columns = grid_figure.make_columns(model, args.columns or TRAINED, acts, args.rows or 3)
+    columns = make_columns(model, specs, acts, args.rows or 3)
     convs = {column.layer: column.module for column in columns if column.is_kernels}
     answers, history, start = [], [], {}
     distances: dict[str, list[float]] = {layer: [] for layer in convs}
@@ -239,7 +239,7 @@ def draw_training(session: Session) -> None:
         checkpoint.load_snapshot(path, model)
         answer, acts = look_at_head(session, maps, example)
         answers.append(answer)
-        history.append({c.spec: grid_figure.shown_values(c, acts[c.layer]).numpy() for c in columns})
+        history.append({c.spec: shown_values(c, acts[c.layer]).numpy() for c in columns})
         start = start or {layer: conv.weight.detach().clone() for layer, conv in convs.items()}
         for layer, conv in convs.items():
             distances[layer].append(relative_distance(conv.weight.detach(), start[layer]))

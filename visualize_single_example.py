@@ -169,7 +169,7 @@ def check_folder(folder: Path, example: Example) -> None:
 
 
 def look_at(args: Args, run: Path, model: ActionNet, about: dict[str, Any], example: Example) -> Look:
-    """Runs the network forward (and back, where the true class is known), and asks what spoke for which class."""
+    """Runs the network forward and, where the true class is known, back."""
     layers = leaf_layers(model) if args.all_layers else args.layers
     classes, known = about["classes"], example.true in about["classes"]
     images = example.input[None].to(next(model.parameters()).device).requires_grad_(known)  # (1, 3, S, S)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 import attribution
 from errors import InputError
-from grid_figure import contributions, make_columns, make_link
 from hooks import as_maps, leaf_layers, record
 from layer_stats import activity, histogram, kernel_tiles, most_active, to_unit_range
+from links import contributions, make_columns, make_link
 from model import ActionNet, build_model
 from network_figure import stages
 from sheet import Scale
@@ -159,6 +159,7 @@ def test_linked_columns_show_the_same_channels(net: ActionNet, seen: dict[str, T
         (("conv1", "conv1"), r"layer conv1: does not come after conv1"),
         (("conv1", "kernels:conv1"), r"layer kernels:conv1: does not come after conv1"),
         (("base_model.layer1.0.bn3", "base_model.layer1.0.downsample.0"), r"lies on a shortcut"),
+        (("relu1#2",), r"layer relu1#2: called only 1 times"),
     ],
 )
 def test_columns_stand_in_the_order_of_the_network(

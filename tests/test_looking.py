@@ -24,6 +24,7 @@ import comparison_figures
 import example_figures
 import grid_figure
 import layer_figures
+import links
 import network_figure
 import train
 import visualize_activations as grids
@@ -349,7 +350,9 @@ def test_network_picture_is_up_to_date(work: Path) -> None:
     fresh = json.loads(Path("drawn/network.json").read_text())
     assert fresh["stages"] == network_figure.stages(ActionNet(15), 224)
     assert fresh == json.loads((REPOSITORY / "results/network.json").read_text())
-    not_blank(REPOSITORY / "results/network.png")
+    old, new = (Image.open(folder / "network.png") for folder in (REPOSITORY / "results", Path("drawn")))
+    assert old.size == new.size
+    assert np.abs(np.asarray(old, float) - np.asarray(new, float)).mean() < 1
 
 
 @pytest.mark.parametrize(
@@ -415,11 +418,11 @@ def test_pages_hold_whatever_is_on_them(
     about = f"{example.label} · {answer.words} · {detail}"
     layer_figures.vector(Path("p/fc.png"), "fc", about, acts["fc"][:, 0, 0].numpy(), names)
     layer_figures.histograms(Path("p/histograms.png"), "Values", about, stats["gradients"], "gradients")
-    chosen = grid_figure.make_columns(model, columns, acts, rows)
+    chosen = links.make_columns(model, columns, acts, rows)
     grid_figure.grid(Path("p/grid.png"), answer, model, chosen, acts, detail)
     comparison_figures.compare(Path("p/compare.png"), [answer, answer], [shown, shown], model, detail)
     chosen = [column for column in chosen if not column.layer.startswith("base_model")]
-    tiles = {column.spec: grid_figure.shown_values(column, column.maps).numpy() for column in chosen}
+    tiles = {column.spec: links.shown_values(column, column.maps).numpy() for column in chosen}
     way = {column.layer: [0.0, 1.0] for column in chosen if column.is_kernels}
     comparison_figures.training(Path("p/way.png"), [answer] * 2, chosen, [tiles] * 2, way, [0, 1], detail)
     if true is not None:
