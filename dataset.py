@@ -11,9 +11,10 @@ unzipped archive contains. Labels are any names; nothing here knows the fifteen 
 
 import csv
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -182,12 +183,18 @@ def class_counts(samples: Sequence[Sample]) -> Counter[str]:
     return Counter(sample.label for sample in samples if sample.label is not None)
 
 
-def load_image(path: Path) -> Image.Image:
+def load_image(path: Path, least: int = 0) -> Image.Image:
     """Decodes a picture file to upright 8-bit RGB, transparent parts over white.
+
+    Args:
+        least: pixels of the short side that are enough; a JPEG of many times as many is decoded at 1/2, 1/4 or 1/8 of
+            its size, which takes a fraction of the time. 0: the whole.
 
     Raises: OSError (Pillow's) where the file is missing, truncated or no picture.
     """
     with Image.open(path) as file:
+        if least:
+            file.draft("RGB", (least, least))
         image = ImageOps.exif_transpose(file)  # also decodes
     if image.mode.startswith("I;16"):
         image = image.point(lambda value: value / 257).convert("L")  # Pillow would clip 0..65535 at 255
@@ -197,29 +204,60 @@ def load_image(path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def to_normalised() -> list[v2.Transform]:
-    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+@dataclass(frozen=True)
+class TrainTransform:
+    """A random crop of `smallest` to 1 of the area, resized, mirrored half of the time: RGB to (3, S, S) uint8."""
+
+    size: int
+    smallest: float = 0.08
+    flip: bool = True
+
+    @property
+    def least(self) -> int:
+        """The short side that a picture needs, so that the smallest crop still has twice the pixels of the result."""
+        return math.ceil(2 * self.size / math.sqrt(self.smallest * 3 / 4))
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        top, left, height, width = v2.RandomResizedCrop.get_params(image, [self.smallest, 1.0], [3 / 4, 4 / 3])
+        square = cut(image, (left, top, left + width, top + height), self.size)
+        return square.flip(-1) if self.flip and torch.rand(()) < 0.5 else square
 
 
-def train_transform(size: int, smallest: float = 0.08, flip: bool = True) -> v2.Compose:
-    """A random crop of `smallest` to 1 of the area, resized, mirrored half of the time: RGB to (3, size, size)."""
-    flips = [v2.RandomHorizontalFlip()] if flip else []
-    return v2.Compose([v2.RandomResizedCrop(size, (smallest, 1.0)), *flips, *to_normalised()])
+@dataclass(frozen=True)
+class EvalTransform:
+    """The middle square of 7/8 of the short side, resized: RGB to (3, S, S) uint8."""
+
+    size: int
+
+    @property
+    def least(self) -> int:
+        """The short side that a picture needs, so that the square still has twice the pixels of the result."""
+        return math.ceil(2 * self.size * 8 / 7)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        left, top, side = eval_crop(*image.size)
+        return cut(image, (left, top, left + side, top + side), self.size)
 
 
-def eval_transform(size: int) -> v2.Compose:
-    """Short side to size * 8 / 7 (224: 256), then the square in the middle: RGB to (3, size, size)."""
-    return v2.Compose([v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size), *to_normalised()])
+def cut(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Tensor:
+    """The box (left, top, right, bottom), in pixels, resized in one step: (3, size, size) uint8."""
+    return v2.functional.pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR, box))
 
 
 def eval_crop(width: int, height: int) -> tuple[float, float, float]:
-    """Where `eval_transform` looks in a picture of that size: left, top and side of the square, in pixels."""
+    """Where `EvalTransform` looks in a picture of that size: left, top and side of the square, in pixels."""
     side = min(width, height) * 7 / 8
     return (width - side) / 2, (height - side) / 2, side
 
 
+def normalise(images: Tensor) -> Tensor:
+    """Pixels (B, 3, S, S) uint8 to what ImageNet networks take, float32, on the same device."""
+    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images.float() - mean) / std
+
+
 class HarDataset(Dataset):
-    """Pictures and class indices: item i is (transform(picture) of shape (3, S, S), class index or -1).
+    """Pictures and class indices: item i is (transform(picture) of shape (3, S, S) uint8, class index or -1).
 
     Args:
         seeds: one number a picture makes random transforms repeatable, whatever the order of reading.
@@ -229,7 +267,7 @@ class HarDataset(Dataset):
         self,
         samples: Sequence[Sample],
         classes: Sequence[str],
-        transform: Callable[[Image.Image], Tensor],
+        transform: TrainTransform | EvalTransform,
         seeds: Sequence[int] | None = None,
     ) -> None:
         self.samples, self.transform, self.seeds = list(samples), transform, seeds
@@ -241,7 +279,7 @@ class HarDataset(Dataset):
 
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
         try:
-            image = load_image(self.samples[item].path)
+            image = load_image(self.samples[item].path, self.transform.least)
         except OSError as error:
             raise InputError(f"{self.samples[item].path}: cannot be read ({error})") from error
         if self.seeds is None:

@@ -1,6 +1,8 @@
 """Which device computes, and in which precision."""
 
+import ctypes
 import os
+import sys
 
 import torch
 
@@ -16,19 +18,40 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cpu":
+        keep_memory()
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # torchrun's
     try:
         torch.backends.cudnn.deterministic = True  # the same seed gives the same numbers
-        return torch.zeros(1, device=name).device
+        device = torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"--device {name}: not to be had here ({first_line(error)}); use --device auto") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def keep_memory() -> None:
+    """Tells glibc to keep freed memory instead of handing it back to the system.
+
+    PyTorch asks anew for the memory of every layer's output, and mapping fresh pages took a quarter of the time of
+    ResNet-50 on a CPU and half of the head's. Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large block
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def pick_precision(device: torch.device, name: str = "auto") -> torch.dtype:
     """Returns the dtype to compute in: "auto" takes bfloat16 where the hardware multiplies it, fp16 on older GPUs.
 
+    So does "int8", which is a backbone's alone.
+
     A CPU without bfloat16 instructions emulates it at half the speed of float32, hence the look at the instructions.
     """
-    if name != "auto":
+    if name in DTYPES:
         return DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +19,18 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
 from tqdm import tqdm
 
-from dataset import HarDataset, Sample, eval_transform, train_transform
-from device import autocast
+import parallel
+from backbone import Backbone
+from dataset import EvalTransform, HarDataset, Sample, TrainTransform
 from errors import InputError
 from model import MAP_CHANNELS, STRIDE
 
-BATCH = 32  # the backbone's throughput on a CPU is flat from here on, and 64 pictures need 1 GB
+BATCHES = {"cpu": 32}  # pictures; a CPU's throughput is flat from here on, and 64 need 1 GB
+BATCH = 256
 SMALLEST_CROP = 0.35  # of the area: a cached crop comes back every epoch, and should show the action each time
-FORMAT = 1  # to be raised when the same recipe would give other numbers
+FORMAT = 2  # to be raised when the same recipe would give other numbers
 
 
 class FeatureStore:
@@ -39,20 +41,20 @@ class FeatureStore:
         weights_sha256: digest of the backbone.
         view: 0 is the evaluation view, 1, 2, … are random crops, another for each number.
         size: side of the square picture in pixels.
-        dtype: what the backbone computes in.
+        precision: what the backbone computes in; of an int8 model, its digest too.
     """
 
-    def __init__(self, folder: Path, weights_sha256: str, view: int, size: int, dtype: torch.dtype) -> None:
-        self.view, self.side, self.dtype = view, size // STRIDE, dtype
+    def __init__(self, folder: Path, weights_sha256: str, view: int, size: int, precision: str) -> None:
+        self.view, self.side = view, size // STRIDE
         # Flips are left to the maps, where they cost nothing: a view stands for its mirror image too.
-        self.transform: v2.Compose = train_transform(size, SMALLEST_CROP, flip=False) if view else eval_transform(size)
+        self.transform = TrainTransform(size, SMALLEST_CROP, flip=False) if view else EvalTransform(size)
         recipe = {
             "format": FORMAT,
             "weights": weights_sha256,
             "view": view,
             "size": size,
             "transform": repr(self.transform),
-            "precision": str(dtype),
+            "precision": precision,
         }
         text = json.dumps(recipe, indent=1)
         self.folder = folder / f"maps-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -62,6 +64,8 @@ class FeatureStore:
         self.row_shape = (self.side * self.side, MAP_CHANNELS)
         self.map_shape = (MAP_CHANNELS, self.side, self.side)
         self.row_bytes = 2 * self.row_shape[0] * self.row_shape[1]
+        self.held: Tensor | None = None
+        self.device = torch.device("cpu")  # where `read` finds the rows
         self.rows: dict[str, int] = {}
         self.refresh()
 
@@ -71,9 +75,9 @@ class FeatureStore:
         on_disk = self.maps_file.stat().st_size // self.row_bytes if self.maps_file.exists() else 0
         self.rows = {sha256: row for row, sha256 in enumerate(lines[:on_disk])}
 
-    def append(self, digests: Sequence[str], maps: Tensor) -> None:
-        """Writes maps (B, 2048, h, w) behind what is there; maps first, so that a listed row is a whole row."""
-        rows = maps.permute(0, 2, 3, 1).to(torch.bfloat16).contiguous().cpu()  # (B, h, w, 2048)
+    def append(self, digests: Sequence[str], rows: Tensor) -> None:
+        """Writes rows (B, h * w, 2048), bfloat16, behind what is there; maps first, so that a listed row is whole."""
+        rows = rows.contiguous().cpu()
         count = len(self.rows)
         for path, start, data in (
             (self.maps_file, count * self.row_bytes, rows.view(torch.int16).numpy().tobytes()),
@@ -87,19 +91,27 @@ class FeatureStore:
                 os.fsync(file.fileno())
         self.rows |= {digest: count + index for index, digest in enumerate(digests)}
 
+    def hold(self, digests: Sequence[str], device: torch.device) -> None:
+        """Copies these rows to a GPU, where they are read from then on, if they fill at most half of its free memory."""
+        if device.type == "cuda" and len(digests) * self.row_bytes < torch.cuda.mem_get_info(device)[0] / 2:
+            parts = [self.read(digests[start : start + BATCH]).to(device) for start in range(0, len(digests), BATCH)]
+            self.held, self.device = torch.cat(parts), device
+            self.rows = {digest: row for row, digest in enumerate(digests)}
+
     def read(self, digests: Sequence[str]) -> Tensor:
-        """Returns maps (B, 2048, h, w), bfloat16, channels last in memory.
+        """Returns rows (B, h * w, 2048), bfloat16.
 
         Mapped anew at each call: pages of a mapping that stays would count as this process's memory.
         """
+        if self.held is not None:
+            return self.held[[self.rows[digest] for digest in digests]]
         shape = (len(self.rows), *self.row_shape)
         mapped = np.memmap(self.maps_file, dtype=np.int16, mode="r", shape=shape)
-        rows = torch.from_numpy(mapped[[self.rows[digest] for digest in digests]])  # a copy, (B, h * w, 2048)
-        return rows.view(torch.bfloat16).unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
+        return torch.from_numpy(mapped[[self.rows[digest] for digest in digests]]).view(torch.bfloat16)  # a copy
 
     def build(
         self,
-        backbone: nn.Module,
+        make: Callable[[int], Backbone],
         samples: Sequence[Sample],
         digests: Sequence[str],
         device: torch.device,
@@ -108,29 +120,52 @@ class FeatureStore:
     ) -> int:
         """Computes the maps that are missing, with a progress bar named `label`. Returns how many were.
 
-        Raises: InputError where the disk is too small.
-        """
-        with FileLock(self.folder / "lock"):  # two runs at once build one after the other
-            self.refresh()
-            todo = {digest: sample for digest, sample in zip(digests, samples, strict=True) if digest not in self.rows}
-            if not todo:
-                return 0
-            self.check_disk(len(todo))
-            seeds = [int(digest[:12], 16) + self.view for digest in todo]
-            pictures = HarDataset(list(todo.values()), [], self.transform, seeds)
-            loader = DataLoader(pictures, BATCH, num_workers=workers, pin_memory=device.type == "cuda")
-            names = iter(todo)
-            with tqdm(total=len(todo), desc=label, unit=" images") as bar:
-                for images, _ in loader:
-                    maps = self.compute(backbone, images.to(device, non_blocking=True))
-                    self.append([next(names) for _ in images], maps)
-                    bar.update(len(images))
-        return len(todo)
+        Several processes share the pictures; the first one writes.
 
-    @torch.inference_mode()
-    def compute(self, backbone: nn.Module, images: Tensor) -> Tensor:
-        with autocast(images.device, self.dtype):
-            return backbone(images.contiguous(memory_format=torch.channels_last))  # (B, 2048, h, w)
+        Args:
+            make: gives the backbone for so many pictures; not called where none is missing.
+
+        Raises: InputError where the disk is too small, or the processes do not share the cache folder.
+        """
+        count = 0
+        with FileLock(self.folder / "lock") if parallel.rank() == 0 else nullcontext():  # two runs build in turn
+            self.refresh()
+            missing = {digest: sample for digest, sample in zip(digests, samples, strict=True)}
+            todo = parallel.agreed([digest for digest in missing if digest not in self.rows])
+            if todo:
+                self.check_disk(len(todo))
+                count = len(todo)
+                self.compute(make(count), todo, [missing[digest] for digest in todo], device, workers, label)
+        self.refresh()
+        if any(digest not in self.rows for digest in digests):
+            raise InputError(f"{self.folder}: maps are missing; give --cache a folder that all processes see")
+        return count
+
+    def compute(
+        self,
+        backbone: Backbone,
+        digests: Sequence[str],
+        samples: Sequence[Sample],
+        device: torch.device,
+        workers: int,
+        label: str,
+    ) -> None:
+        """Passes pictures through the backbone, a batch in each process at a time, and appends their maps."""
+        step = BATCHES.get(device.type, BATCH) * parallel.world()
+        rounds = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
+        own = [list(rows)[parallel.part(len(rows))] for rows in rounds]
+        seeds = [int(digest[:12], 16) + self.view for digest in digests]
+        pictures = HarDataset(samples, [], self.transform, seeds)
+        sampler = [rows for rows in own if rows]  # in the last round, none may be left for the last processes
+        loader = iter(DataLoader(pictures, batch_sampler=sampler, num_workers=workers, pin_memory=device.type == "cuda"))
+        with tqdm(total=len(samples), desc=label, unit=" images", disable=parallel.rank() > 0) as bar:
+            for rows, mine in zip(rounds, own, strict=True):
+                maps = halving(backbone, next(loader)[0]) if mine else torch.empty(0, *self.map_shape, device=device)
+                stored = maps.permute(0, 2, 3, 1).flatten(1, 2).to(torch.bfloat16)  # (B, h * w, 2048)
+                stored = parallel.at_first(stored)
+                if parallel.rank() == 0:
+                    self.append([digests[row] for row in rows], stored)
+                bar.update(len(rows))
 
     def check_disk(self, count: int) -> None:
         need, free = count * self.row_bytes, shutil.disk_usage(self.folder).free
@@ -141,6 +176,17 @@ class FeatureStore:
             )
 
 
+def halving(backbone: Backbone, images: Tensor) -> Tensor:
+    """The maps of a batch, in parts where the GPU's memory does not hold it as a whole."""
+    try:
+        return backbone(images)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    middle = len(images) // 2  # outside of the handler, which would hold on to the memory
+    return torch.cat([halving(backbone, images[:middle]), halving(backbone, images[middle:])])
+
+
 def map_batches(
     stores: Sequence[FeatureStore],
     digests: Sequence[str],
@@ -148,26 +194,35 @@ def map_batches(
     batch_size: int,
     generator: torch.Generator | None = None,
     coarse: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields (maps (B, 2048, h, w) float32 or bfloat16, targets (B,)).
+    """Yields this process's part of each batch: (maps (B, 2048, h, w) channels last, targets (B,)).
 
     With a generator, in random order, each picture in one of the stores' views, half of them mirrored; without, in
     the given order from the first store. `coarse` > 0 averages the maps down to that side.
     """
     labels = torch.tensor(targets)
-    count, dtype = len(digests), stores[0].dtype
+    count, device, side = len(digests), stores[0].device, coarse or stores[0].side
+    turns = averaging(stores[0].side, side).to(device, dtype)
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-    for chosen in order.split(batch_size):
-        views = torch.zeros(len(chosen), dtype=torch.long)
-        if generator is not None:
+    for batch in order.split(batch_size):
+        chosen, own = batch, parallel.part(len(batch))
+        views, mirrored = torch.zeros(len(chosen), dtype=torch.long), torch.zeros(len(chosen), dtype=torch.bool)
+        if generator is not None:  # drawn for the whole batch, so that they do not depend on the number of processes
             views = torch.randint(len(stores), (len(chosen),), generator=generator)
-        maps = torch.empty(len(chosen), *stores[0].map_shape, dtype=torch.bfloat16)
+            mirrored = torch.rand(len(chosen), generator=generator) < 0.5
+        chosen, views, mirrored = chosen[own], views[own], mirrored[own]
+        rows = torch.empty(len(chosen), *stores[0].row_shape, dtype=torch.bfloat16, device=device)
         for view, store in enumerate(stores):
             where = (views == view).nonzero().flatten()
             if len(where):
-                maps[where] = store.read([digests[index] for index in chosen[where].tolist()])
-        if generator is not None:
-            mirrored = (torch.rand(len(chosen), generator=generator) < 0.5).nonzero().flatten()
-            maps[mirrored] = maps[mirrored].flip(-1)
-        maps = maps.to(dtype).contiguous(memory_format=torch.channels_last)
-        yield nn.functional.adaptive_avg_pool2d(maps, coarse) if coarse else maps, labels[chosen]
+                rows[where.to(device)] = store.read([digests[index] for index in chosen[where].tolist()])
+        maps = torch.bmm(turns[mirrored.long().to(device)], rows.to(dtype))  # (B, side * side, 2048)
+        yield maps.unflatten(1, (side, side)).permute(0, 3, 1, 2), labels[chosen]
+
+
+def averaging(side: int, coarse: int) -> Tensor:
+    """Matrices (2, coarse * coarse, side * side) that average a flattened map down, as it is and mirrored."""
+    cells = torch.eye(side * side).unflatten(1, (side, side))
+    cells = nn.functional.adaptive_avg_pool2d(cells, coarse).flatten(1).T.unflatten(1, (side, side))
+    return torch.stack([cells, cells.flip(-1)]).flatten(2)

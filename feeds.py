@@ -2,7 +2,7 @@
 
 Both feeds offer the same: their length (training pictures), `forward` (a batch's inputs to logits), `train(epoch)` and
 `val()` (batches of inputs and targets, in an order that seed and epoch decide), so that the training loop need not know
-which one it runs.
+which one it runs. With several processes a batch is the one of them all, and each gets its part of it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dataset import HarDataset, Sample, eval_transform, train_transform
+import parallel
+from dataset import EvalTransform, HarDataset, Sample, TrainTransform, normalise
 from features import FeatureStore, map_batches
 from model import ActionNet
 
@@ -35,7 +36,9 @@ class CachedFeed:
         batch_size: int,
         coarse_epochs: int,
         seed: int,
+        dtype: torch.dtype,
     ) -> None:
+        self.dtype = dtype
         self.forward, self.stores, self.batch_size, self.seed = model.head, stores, batch_size, seed
         self.train_rows, self.val_rows = train, val  # digests and class indices
         self.coarse_epochs, self.coarse_side = coarse_epochs, max(2, (stores[0].side + 1) // 2)
@@ -44,13 +47,12 @@ class CachedFeed:
         return len(self.train_rows[0])
 
     def train(self, epoch: int) -> Batches:
+        generator = epoch_generator(self.seed, epoch)
         coarse = self.coarse_side if epoch <= self.coarse_epochs else 0
-        return map_batches(
-            self.stores, *self.train_rows, self.batch_size, epoch_generator(self.seed, epoch), coarse=coarse
-        )
+        return map_batches(self.stores, *self.train_rows, self.batch_size, generator, coarse, self.dtype)
 
     def val(self) -> Batches:
-        return map_batches(self.stores, *self.val_rows, self.batch_size)
+        return map_batches(self.stores, *self.val_rows, self.batch_size, dtype=self.dtype)
 
 
 class PictureFeed:
@@ -67,17 +69,28 @@ class PictureFeed:
         workers: int,
         seed: int,
     ) -> None:
-        self.forward, self.seed = model, seed
-        self.train_set = HarDataset(train, classes, train_transform(size))
-        self.val_set = HarDataset(val, classes, eval_transform(size))
-        self.options = {"batch_size": batch_size, "num_workers": workers, "pin_memory": torch.cuda.is_available()}
+        self.forward, self.seed, self.batch_size = model, seed, batch_size
+        self.train_samples, self.val_samples, self.classes, self.size = list(train), list(val), classes, size
+        self.options = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
 
     def __len__(self) -> int:
-        return len(self.train_set)
+        return len(self.train_samples)
 
     def train(self, epoch: int) -> Batches:
-        generator = epoch_generator(self.seed, epoch)  # also seeds the workers
-        return DataLoader(self.train_set, shuffle=True, generator=generator, **self.options)
+        generator = epoch_generator(self.seed, epoch)
+        order = torch.randperm(len(self), generator=generator)
+        seeds = torch.randint(2**62, (len(self),), generator=generator).tolist()  # of crops and flips
+        pictures = HarDataset(self.train_samples, self.classes, TrainTransform(self.size), seeds)
+        return self.batches(pictures, order)
 
     def val(self) -> Batches:
-        return DataLoader(self.val_set, **self.options)
+        pictures = HarDataset(self.val_samples, self.classes, EvalTransform(self.size))
+        return self.batches(pictures, torch.arange(len(pictures)))
+
+    def batches(self, pictures: HarDataset, order: Tensor) -> Batches:
+        """This process's part of each batch, normalised."""
+        own = [batch[parallel.part(len(batch))].tolist() for batch in order.split(self.batch_size)]
+        loader = iter(DataLoader(pictures, batch_sampler=[rows for rows in own if rows], **self.options))
+        for rows in own:  # in the last batch, none may be left for the last processes
+            images, targets = next(loader) if rows else (torch.empty(0, 3, self.size, self.size), torch.empty(0).long())
+            yield normalise(images), targets

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet, resnet50
 
+from parallel import BatchNorm2d, RowDropout
 from weights import BackboneWeights
+from winograd import conv3x3
 
 MAP_CHANNELS = 2048  # what ResNet-50's last stage puts out
 STRIDE = 32  # an image of side S gives maps of side S / 32
@@ -27,27 +29,22 @@ def resnet50_with_stride_on(conv: str) -> ResNet:
 
 
 class MapConv2d(nn.Conv2d):
-    """A 3x3 convolution with padding 1 that a CPU computes, in float32, as one matrix product.
+    """A 3x3 convolution with padding 1, whose batches a CPU computes with a third of the multiplications, in float32.
 
-    On maps of 7x7 and less PyTorch's own convolution leaves half of a CPU idle; the product does not. Elsewhere, and
-    for batches whose unfolded maps would fill the memory, it is PyTorch's.
+    For few maps the kernels' transform costs more than it saves, and for many the memory would not do: those go
+    PyTorch's way.
     """
 
-    MAX_POSITIONS = 8192  # unfolded, a position of 2048 channels takes 74 kB
+    POSITIONS = range(512, 8192)  # a position of 2048 channels takes up to 40 kB
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
         plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if not plain or b * h * w > self.MAX_POSITIONS:
-            return super().forward(x)
-        x = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # (B, h + 2, w + 2, C)
-        taps = [x[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-        columns = torch.cat(taps, dim=-1).view(b * h * w, 9 * c)
-        kernel = self.weight.permute(2, 3, 1, 0).reshape(9 * c, self.out_channels)
-        return torch.addmm(self.bias, columns, kernel).view(b, h, w, self.out_channels).permute(0, 3, 1, 2)
+        if plain and len(x) * x.shape[2] * x.shape[3] in self.POSITIONS:
+            return conv3x3(x, self.weight, self.bias)
+        return super().forward(x)
 
 
 class ActionNet(nn.Module):
@@ -70,15 +67,15 @@ class ActionNet(nn.Module):
         self.stride_on = stride_on
         stages = list(resnet50_with_stride_on(stride_on).named_children())[:-2]  # without avgpool and fc
         self.base_model = nn.Sequential(OrderedDict(stages)).requires_grad_(False)
-        self.channel_dropout = nn.Dropout2d(channel_dropout)
+        self.channel_dropout = RowDropout(channel_dropout)
         self.conv1 = MapConv2d(MAP_CHANNELS, 512)
-        self.bn1 = nn.BatchNorm2d(512)
+        self.bn1 = BatchNorm2d(512)
         self.relu1 = nn.ReLU()
         self.conv2 = MapConv2d(512, 256)
-        self.bn2 = nn.BatchNorm2d(256)
+        self.bn2 = BatchNorm2d(256)
         self.relu2 = nn.ReLU()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = RowDropout(dropout)
         self.fc = nn.Linear(256, num_classes)
         self.train()
 

@@ -13,10 +13,11 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +25,11 @@ import torch
 
 import checkpoint
 import figures
+import parallel
 import sample_data
+from backbone import CALIBRATION, Backbone, Int8Model, Precision, make_backbone, pick_backbone_precision
 from console import run_script
-from dataset import ActionData, find_root, read_dataset
+from dataset import ActionData, EvalTransform, HarDataset, find_root, read_dataset
 from device import pick_device, pick_precision, pick_workers
 from errors import InputError
 from features import FeatureStore
@@ -85,7 +88,8 @@ class Args:
     skip_bad: bool = False
     """Leave unreadable pictures out instead of stopping."""
     device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
+    """int8: of the backbone, on a CPU, calibrated on training pictures; auto takes it there from 2,000 views on."""
     workers: int | None = None
     """Processes that decode pictures."""
     cache: Path = Path("data/cache")
@@ -135,12 +139,25 @@ class Job:
     scans: dict[str, Scan]
     weights: BackboneWeights
     device: torch.device
-    dtype: torch.dtype
+    precision: str  # of the backbone
     seconds: dict[str, float]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the head computes in."""
+        return pick_precision(self.device, self.args.precision)
 
 
 def main(args: Args) -> None:
-    job = prepare(args)
+    device = pick_device(args.device)
+    with parallel.connected(device):
+        begun = parallel.agreed(f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+        with parallel.first_alone():
+            job = prepare(args, device, begun)
+        train(job)
+
+
+def train(job: Job) -> None:
     open_run(job)
     torch.manual_seed(job.args.seed)
     model = build_model(job.weights, len(job.data.classes), job.recipe.dropout, job.recipe.channel_dropout)
@@ -150,7 +167,7 @@ def main(args: Args) -> None:
     state = start(model, job.recipe, job.args.epochs, len(feed), job.device, job.dtype)
     if job.args.resume:
         resume(job, model, state)
-    elif job.args.snapshots:
+    elif job.args.snapshots and parallel.rank() == 0:
         checkpoint.save_snapshot(job.run, model, epoch=0)
     record = describe_run(job)
     print(TABLE_HEAD)
@@ -158,19 +175,22 @@ def main(args: Args) -> None:
         model, feed, job.recipe, job.args.epochs, job.args.seed, state, job.device, job.dtype,
         on_epoch=lambda is_best: keep_epoch(job, model, state, record, is_best),
     )  # fmt: skip
-    finish(job, state)
+    if parallel.rank() == 0:
+        finish(job, state)
 
 
-def prepare(args: Args) -> Job:
-    """Finds data and weights, checks the pictures, splits them; writes nothing into results/."""
+def prepare(args: Args, device: torch.device, begun: str) -> Job:
+    """Finds data and weights, checks the pictures, splits them; writes nothing into results/.
+
+    Args:
+        begun: name of a run that was given none.
+    """
     recipe = args.resolve()
     if args.resume:
         args = resumed_arguments(args)
         recipe = args.resolve()
     seconds: dict[str, float] = {}
-    device = pick_device(args.device)
-    dtype = pick_precision(device, args.precision)
-    run = run_folder(args)
+    run = run_folder(args, begun)
     data = find_data(args, seconds)
     with phase(seconds, "weights"):
         weights = find_weights(args.weights, data.name == sample_data.NAME)
@@ -180,9 +200,11 @@ def prepare(args: Args) -> Job:
         data.test = [sample for sample in data.test if sample.name in scans or sample.label is None]
         groups = group_duplicates([scans[sample.name] for sample in data.labelled])
         split = split_data(data, groups, args.seed)
+    precision = pick_backbone_precision(device, args.precision, recipe.views * len(split.train) + len(split.val))
     print(f"{data.name}: {len(data.classes)} classes; {describe(split)}")
-    print(f"weights: {weights.name}; {device}, {str(dtype).removeprefix('torch.')}; run: {run}")
-    return Job(args, recipe, run, data, split, scans, weights, device, dtype, seconds)
+    several = f" x {parallel.world()}" if parallel.world() > 1 else ""
+    print(f"weights: {weights.name}, {precision}; {device.type}{several}; run: {run}")
+    return Job(args, recipe, run, data, split, scans, weights, device, precision, seconds)
 
 
 @contextmanager
@@ -234,11 +256,13 @@ def find_weights(source: str, is_sample: bool) -> BackboneWeights:
         return random_weights()
 
 
-def run_folder(args: Args) -> Path:
+def run_folder(args: Args, begun: str) -> Path:
     """The run's folder, not made yet. Raises: InputError where there is a run of that name already."""
-    run = args.results / (args.run or f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    begun = run.exists() and {path.name for path in run.iterdir()} - {checkpoint.SPLIT, checkpoint.SNAPSHOTS}
-    if begun and not args.resume:
+    run = args.results / (args.run or begun)
+    if parallel.rank() > 0:
+        return run  # the first process may have made it by now
+    taken = run.exists() and {path.name for path in run.iterdir()} - {checkpoint.SPLIT, checkpoint.SNAPSHOTS}
+    if taken and not args.resume:
         raise InputError(f"--run {run.name}: {run} exists; give another name, or --resume to go on")
     return run
 
@@ -247,6 +271,8 @@ def open_run(job: Job) -> None:
     """Makes the run's folder and writes the split; on --resume, checks that the pictures are still the same."""
     path, names = job.run / checkpoint.SPLIT, job.split.names()
     if not job.args.resume:
+        if parallel.rank() > 0:
+            return
         try:
             job.run.mkdir(parents=True, exist_ok=bool(job.args.run))  # two runs begun in one second have one name
         except FileExistsError:
@@ -272,20 +298,36 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
     if job.recipe.views == 0:
         options = (args.image_size, job.recipe.batch_size, workers, args.seed)
         return PictureFeed(model, split.train, split.val, classes, *options)
+    make, name = pick_backbone(job, model)
     stores = []
     for view in range(job.recipe.views):
-        store = FeatureStore(args.cache, job.weights.sha256, view, args.image_size, job.dtype)
+        store = FeatureStore(args.cache, job.weights.sha256, view, args.image_size, name)
         samples = split.train + (split.val if view == 0 else [])
         digests = [job.scans[sample.name].sha256 for sample in samples]
         label = f"feature maps, view {view + 1} of {job.recipe.views}"
-        store.build(model.base_model, samples, digests, job.device, workers, label)
+        store.build(make, samples, digests, job.device, workers, label)
+        store.hold(digests, job.device)
         stores.append(store)
     rows = [
         ([job.scans[s.name].sha256 for s in samples], [classes.index(s.label) for s in samples])
         for samples in (split.train, split.val)
     ]
     coarse_epochs = job.recipe.coarse_epochs(args.epochs)
-    return CachedFeed(model, stores, *rows, job.recipe.batch_size, coarse_epochs, args.seed)
+    return CachedFeed(model, stores, *rows, job.recipe.batch_size, coarse_epochs, args.seed, job.dtype)
+
+
+def pick_backbone(job: Job, model: ActionNet) -> tuple[Callable[[int], Backbone], str]:
+    """What makes the backbone for so many pictures, and the name of what it computes in; calibrates int8 if need be."""
+    args = job.args
+    if job.precision != "int8":
+        return partial(make_backbone, model.base_model, job.device, job.precision, args.image_size), job.precision
+    int8 = Int8Model(args.cache, job.weights.sha256, args.image_size)
+    with parallel.first_alone():
+        if not int8.exists():
+            some = job.split.train[:: max(1, len(job.split.train) // CALIBRATION)][:CALIBRATION]
+            pictures = HarDataset(some, [], EvalTransform(args.image_size))
+            int8.calibrate(model.base_model, torch.stack([pictures[index][0] for index in range(len(some))]))
+    return lambda count: int8.load(), f"int8 {int8.sha256}"
 
 
 def describe_run(job: Job) -> dict[str, Any]:
@@ -303,7 +345,8 @@ def describe_run(job: Job) -> dict[str, Any]:
         "recipe": asdict(job.recipe),
         "arguments": plain_arguments(job.args),
         "device": str(job.device),
-        "precision": str(job.dtype).removeprefix("torch."),
+        "precision": job.precision,
+        "processes": parallel.world(),
         "versions": checkpoint.versions(),
         "commit": checkpoint.commit(),
     }
@@ -322,6 +365,8 @@ def resume(job: Job, model: ActionNet, state: State) -> None:
 
 def keep_epoch(job: Job, model: ActionNet, state: State, record: dict[str, Any], is_best: bool) -> None:
     """Prints the epoch's row and writes best.pt (where it is the best), last.pt and metrics.jsonl."""
+    if parallel.rank() > 0:
+        return
     row = state.history[-1]
     print(table_row(row, is_best), flush=True)
     job.seconds["training"] = round(sum(row["seconds"] for row in state.history), 2)

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+import parallel
 from device import autocast
 from errors import InputError
 from feeds import Batches, CachedFeed, Forward, PictureFeed
@@ -104,6 +105,7 @@ def fit(
 
     Every epoch appends a row to `state.history` and calls `on_epoch` with whether its validation loss is the smallest.
     """
+    forward = parallel.averaged(model, feed.forward)
     for epoch in range(len(state.history) + 1, epochs + 1):
         best = best_epoch(state.history)
         if recipe.patience and best and epoch - 1 - max(best["epoch"], recipe.coarse_epochs(epochs)) >= recipe.patience:
@@ -112,11 +114,9 @@ def fit(
         torch.manual_seed(seed * 1_000_003 + epoch)  # each epoch stands alone, so that a resumed run repeats it
         lr = state.optimizer.param_groups[0]["lr"]
         model.train()
-        with tqdm(total=len(feed), desc=f"epoch {epoch}", unit=" images", leave=False) as bar:
+        with tqdm(total=len(feed), desc=f"epoch {epoch}", unit=" images", leave=False, disable=parallel.rank() > 0) as bar:
             batches = shown(to_device(feed.train(epoch), device), bar)
-            train = train_epoch(
-                feed.forward, batches, state, recipe, device, dtype, np.random.default_rng((seed, epoch))
-            )
+            train = train_epoch(forward, batches, state, recipe, device, dtype, np.random.default_rng((seed, epoch)))
         model.eval()
         val = summarise(*predict(feed.forward, to_device(feed.val(), device), device, dtype))
         seconds = round(time.perf_counter() - begin, 2)
@@ -141,18 +141,21 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, total_ste
 
 
 def mix(inputs: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
-    """Mixup (https://arxiv.org/abs/1710.09412): blends each input with another of the batch.
+    """Mixup (https://arxiv.org/abs/1710.09412): blends each input with its neighbour in the batch, which chance made.
 
     Returns: the blend, the partner of each row (B,), and the share of the row itself, at least one half.
     """
     share = rng.beta(alpha, alpha) if alpha > 0 else 1.0
     share = max(share, 1 - share)
-    partners = torch.from_numpy(rng.permutation(len(inputs))).to(inputs.device)
+    partners = torch.arange(len(inputs), device=inputs.device) ^ 1
+    partners = partners.clamp(max=max(0, len(inputs) - 1))  # the last of an odd number stays alone
     return (inputs if share == 1 else inputs.mul(share).add_(inputs[partners], alpha=1 - share)), partners, share
 
 
 def to_device(batches: Batches, device: torch.device) -> Batches:
     for inputs, targets in batches:
+        if device.type == "cuda" and not inputs.is_cuda and not inputs.is_pinned():
+            inputs = inputs.pin_memory()  # else the copy would wait
         inputs = inputs.to(device, non_blocking=True, memory_format=torch.channels_last)
         yield inputs, targets.to(device, non_blocking=True)
 
@@ -186,10 +189,12 @@ def train_epoch(
         with autocast(device, dtype):
             logits = forward(inputs)  # (B, K)
         logits = logits.float()
-        loss = share * cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+        losses = share * cross_entropy(logits, targets, reduction="none", label_smoothing=recipe.label_smoothing)
         if share < 1:
-            partner_loss = cross_entropy(logits, targets[partners], label_smoothing=recipe.label_smoothing)
-            loss = loss + (1 - share) * partner_loss
+            partner = cross_entropy(logits, targets[partners], reduction="none", label_smoothing=recipe.label_smoothing)
+            losses = losses + (1 - share) * partner
+        # The mean over the rows of all processes, whose gradients DistributedDataParallel averages.
+        loss = losses.sum() * parallel.world() / parallel.place(len(losses))[1]
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()
         state.scaler.step(state.optimizer)
@@ -197,7 +202,7 @@ def train_epoch(
         state.scheduler.step()
         all_logits.append(logits.detach())
         all_targets.append(targets)
-    logits, targets = torch.cat(all_logits).cpu(), torch.cat(all_targets).cpu()
+    logits, targets = parallel.joined(torch.cat(all_logits)), parallel.joined(torch.cat(all_targets))
     if not logits.isfinite().all():
         raise InputError("the training loss is no longer a number: give a smaller --lr, or --precision fp32")
     return summarise(logits, targets)
@@ -205,10 +210,10 @@ def train_epoch(
 
 @torch.inference_mode()
 def predict(forward: Forward, batches: Batches, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Returns logits (N, K) in float32 and targets (N,), on the CPU."""
+    """Returns logits (N, K) in float32 and targets (N,), on the CPU; of all processes, one after the other."""
     all_logits, all_targets = [], []
     for inputs, targets in batches:
         with autocast(device, dtype):
-            all_logits.append(forward(inputs).float().cpu())
-        all_targets.append(targets.cpu())
-    return torch.cat(all_logits), torch.cat(all_targets)
+            all_logits.append(forward(inputs).float())
+        all_targets.append(targets)
+    return parallel.joined(torch.cat(all_logits)), parallel.joined(torch.cat(all_targets))

@@ -1,0 +1,170 @@
+"""Runs the frozen backbone over many pictures as fast as the machine can.
+
+On a CPU that is OpenVINO, which needs no compiler and two seconds to start; for a few pictures, or where it is not
+installed, and on every other device it is PyTorch. With 8-bit integers, calibrated once on training pictures, a CPU
+that has instructions for them is three times as fast again.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from dataset import IMAGENET_MEAN, IMAGENET_STD, normalise
+from device import DTYPES, autocast, pick_precision
+from errors import InputError
+from files import write_folder
+from model import MAP_CHANNELS, STRIDE
+
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+Backbone = Callable[[Tensor], Tensor]  # images (B, 3, S, S) uint8 to maps (B, 2048, S / 32, S / 32), channels last
+OPENVINO_REPAYS = 200  # pictures from which its start is won back
+INT8_REPAYS = 2000  # and those of calibration
+CALIBRATION = 256  # pictures
+CHUNK = 4  # pictures for each of OpenVINO's streams at a time
+
+
+def pick_backbone_precision(device: torch.device, name: Precision, count: int) -> str:
+    """Returns "fp32", "bf16", "fp16" or "int8" for `count` pictures in all.
+
+    "auto" is int8 on a CPU with instructions for it, from some number of pictures on, else what `pick_precision` says.
+
+    Raises: InputError where int8 is asked for and cannot be had.
+    """
+    missing = [package for package in ("openvino", "nncf") if find_spec(package) is None]
+    if name == "int8":
+        if missing or device.type != "cpu":
+            need = f"the package {missing[0]}, which is not installed" if missing else "--device cpu"
+            raise InputError(f"--precision int8 needs {need}; or give another precision")
+        return name
+    if name == "auto" and device.type == "cpu" and not missing and count >= INT8_REPAYS:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        if any(capabilities.get(kind) for kind in ("avx512_vnni", "avx_vnni", "amx_int8")):
+            return "int8"
+    dtype = pick_precision(device, name)
+    return next(key for key, value in DTYPES.items() if value == dtype)
+
+
+def make_backbone(network: nn.Module, device: torch.device, precision: str, size: int, count: int) -> Backbone:
+    """Chooses for `count` pictures of `size` pixels; int8 is `load_int8`'s."""
+    dtype = DTYPES[precision]
+    if device.type == "cpu" and count >= OPENVINO_REPAYS and dtype != torch.float16 and find_spec("openvino"):
+        return OpenVINOBackbone(to_openvino(network, size), dtype)
+    return TorchBackbone(network, device, dtype)
+
+
+class TorchBackbone:
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, compiled: bool = False) -> None:
+        self.network = torch.compile(network) if compiled else network
+        self.device, self.dtype = device, dtype
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        with autocast(self.device, self.dtype):
+            return self.network(normalise(images))
+
+
+class OpenVINOBackbone:
+    """Several small parts of a batch at once, each on its own core: faster than all cores on one."""
+
+    def __init__(self, model: "openvino.Model", dtype: torch.dtype = torch.float32) -> None:  # noqa: F821
+        import openvino
+
+        self.compiled = openvino.Core().compile_model(model, "CPU", {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
+        })  # fmt: skip
+        self.queue = openvino.AsyncInferQueue(self.compiled)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+        side = images.shape[-1] // STRIDE
+        maps = torch.empty(len(images), side, side, MAP_CHANNELS)
+        self.queue.set_callback(lambda request, start: maps[start : start + CHUNK].copy_(output_of(request)))
+        for start in range(0, len(images), CHUNK):
+            self.queue.start_async({0: pixels[start : start + CHUNK]}, start)
+        self.queue.wait_all()
+        return maps.permute(0, 3, 1, 2)
+
+
+def output_of(request: "openvino.InferRequest") -> Tensor:  # noqa: F821
+    return torch.from_numpy(request.get_output_tensor(0).data)
+
+
+def to_openvino(network: nn.Module, size: int) -> "openvino.Model":  # noqa: F821
+    """The network as a model from pixels (B, S, S, 3) uint8 to maps (B, h, w, 2048), normalisation included.
+
+    By the front end itself: `openvino.convert_model` reports every call to its makers.
+    """
+    import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    from openvino.preprocess import PrePostProcessor
+
+    decoder = TorchScriptPythonDecoder(network, example_input=torch.zeros(1, 3, size, size))
+    front_end = FrontEndManager().load_by_framework("pytorch")
+    model = front_end.convert(front_end.load(decoder))
+    model.reshape([-1, 3, size, size])
+    steps = PrePostProcessor(model)
+    steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    mean, std = ([255 * value for value in values] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    steps.input().preprocess().convert_element_type(openvino.Type.f32).mean(mean).scale(std)
+    for end in (steps.input(), steps.output()):
+        end.model().set_layout(openvino.Layout("NCHW"))
+    steps.output().tensor().set_layout(openvino.Layout("NHWC"))
+    return steps.build()
+
+
+class Int8Model:
+    """The backbone in 8-bit integers, in a folder of the cache, for one set of weights and one size.
+
+    Args:
+        folder: the cache folder.
+        weights_sha256: digest of the backbone.
+        size: side of the square pictures in pixels.
+    """
+
+    def __init__(self, folder: Path, weights_sha256: str, size: int) -> None:
+        self.folder, self.size = folder / f"int8-{weights_sha256[:16]}-{size}", size
+        self.file = self.folder / "model.xml"
+
+    def exists(self) -> bool:
+        return self.file.exists()
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the calibrated model, since another calibration gives other maps."""
+        return hashlib.sha256(self.file.read_bytes() + self.file.with_suffix(".bin").read_bytes()).hexdigest()
+
+    def load(self) -> OpenVINOBackbone:
+        import openvino
+
+        return OpenVINOBackbone(openvino.Core().read_model(self.file))
+
+    def calibrate(self, network: nn.Module, images: Tensor) -> None:
+        """Makes the model unless it is there: weights by channel, activations by what `images` (N, 3, S, S) excite."""
+        os.environ["NNCF_CI"] = "1"  # else it reports its use to its makers
+        import nncf
+        import openvino
+
+        with FileLock(self.folder.with_suffix(".lock")):
+            if self.exists():
+                return
+            pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+            parts = [pixels[start : start + CHUNK] for start in range(0, len(pixels), CHUNK)]
+            model = nncf.quantize(
+                to_openvino(network, self.size),
+                nncf.Dataset(parts),
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(parts),
+            )
+            with write_folder(self.folder) as folder:
+                openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)

@@ -1,0 +1,156 @@
+"""Several processes that work as one: `torchrun` starts them, gloo (CPU) or NCCL (GPU) connects them.
+
+Everything here also works in a process that is alone, and then does nothing.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@contextmanager
+def connected(device: torch.device) -> Iterator[None]:
+    """Joins the processes that `torchrun` started, if it did; the first one alone prints."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    stdout = sys.stdout
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        with open(os.devnull, "w") as nowhere:
+            sys.stdout = stdout if rank() == 0 else nowhere
+            yield
+            dist.barrier()
+    finally:
+        sys.stdout = stdout
+        dist.destroy_process_group()
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """Lets the first process run the block while the others wait, then the others, who find what it left on disk."""
+    if rank() > 0:
+        dist.barrier()
+    yield
+    if dist.is_initialized() and rank() == 0:
+        dist.barrier()
+
+
+def agreed(value: Any) -> Any:
+    """The first process's value."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def part(count: int) -> slice:
+    """This process's share of `count` rows: of even length, so that neighbours stay together."""
+    step = 2 * -(-count // (2 * world()))
+    return slice(min(count, rank() * step), min(count, (rank() + 1) * step))
+
+
+def place(count: int) -> tuple[int, int]:
+    """Where this process's `count` rows begin among those of all processes, and how many these are."""
+    counts = [count]
+    if world() > 1:
+        counts = [0] * world()
+        dist.all_gather_object(counts, count)
+    return sum(counts[: rank()]), sum(counts)
+
+
+def joined(rows: Tensor) -> Tensor:
+    """The rows of all processes, in their order, on the CPU."""
+    parts = [rows.cpu()]
+    if world() > 1:
+        parts = [rows] * world()
+        dist.all_gather_object(parts, rows.cpu())
+    return torch.cat(parts)
+
+
+def at_first(rows: Tensor) -> Tensor:
+    """In the first process the rows of all processes, in their order; elsewhere its own."""
+    if world() == 1:
+        return rows
+    counts = [0] * world()
+    dist.all_gather_object(counts, len(rows))
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in counts] if rank() == 0 else None
+    dist.gather(padded, parts)
+    return rows if parts is None else torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+class Step(nn.Module):
+    """What DistributedDataParallel wraps: the parameters and any function that uses them."""
+
+    def __init__(self, model: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def averaged(model: nn.Module, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The function, whose gradients on the model's parameters become the mean over all processes."""
+    return function if world() == 1 else DistributedDataParallel(Step(model, function), broadcast_buffers=False)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes. (PyTorch's `SyncBatchNorm` is for GPUs only.)"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or world() == 1:
+            return super().forward(x)
+        count = torch.tensor([float(x.numel() // x.shape[1])], device=x.device)
+        dist.all_reduce(count)
+        values = x.float()
+        mean = all_reduce(values.sum((0, 2, 3))) / count  # (C,)
+        centred = values - mean[:, None, None]
+        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+class RowDropout(nn.Module):
+    """Dropout of (B, C) features or of whole channels of (B, C, h, w) maps, the same for any number of processes.
+
+    Args:
+        p: share that is dropped.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        begin, total = place(len(x))
+        drawn = torch.rand(total, x.shape[1], device=x.device)[begin : begin + len(x)]
+        kept = (drawn >= self.p).to(x.dtype) / max(1 - self.p, 1e-12)
+        return x * kept.view(*kept.shape, *[1] * (x.dim() - 2))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
