@@ -7,16 +7,18 @@ that has instructions for them is three times as fast again.
 
 import hashlib
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from dataset import IMAGENET_MEAN, IMAGENET_STD, normalise
+from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Sample, normalise
 from device import DTYPES, autocast, pick_precision
 from errors import InputError
 from files import write_folder
@@ -51,24 +53,37 @@ def pick_backbone_precision(device: torch.device, name: Precision, count: int) -
     return next(key for key, value in DTYPES.items() if value == dtype)
 
 
-def make_backbone(network: nn.Module, device: torch.device, precision: str, size: int, count: int) -> Backbone:
-    """Chooses for `count` pictures of `size` pixels; int8 is `load_int8`'s."""
+def make_backbone(
+    network: nn.Module, device: torch.device, precision: str, size: int, count: int, compiled: bool = False
+) -> Backbone:
+    """Chooses for `count` pictures of `size` pixels; int8 is `Int8Model`'s."""
     dtype = DTYPES[precision]
     if device.type == "cpu" and count >= OPENVINO_REPAYS and dtype != torch.float16 and find_spec("openvino"):
         return OpenVINOBackbone(to_openvino(network, size), dtype)
-    return TorchBackbone(network, device, dtype)
+    return TorchBackbone(torch.compile(network) if compiled else network, device, dtype)
 
 
 class TorchBackbone:
-    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, compiled: bool = False) -> None:
-        self.network = torch.compile(network) if compiled else network
-        self.device, self.dtype = device, dtype
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        self.network, self.device, self.dtype = network, device, dtype
+        self.most = 32 if device.type == "cpu" else 1 << 30  # pictures at once: a CPU is no faster with more
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
         with autocast(self.device, self.dtype):
-            return self.network(normalise(images))
+            return torch.cat([self.network(normalise(part)) for part in images.split(self.most)])
+
+
+def halving(backbone: Backbone, images: Tensor) -> Tensor:
+    """The maps of a batch, in parts where the GPU's memory does not hold it as a whole."""
+    try:
+        return backbone(images)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    middle = len(images) // 2  # outside of the handler, which would hold on to the memory
+    return torch.cat([halving(backbone, images[:middle]), halving(backbone, images[middle:])])
 
 
 class OpenVINOBackbone:
@@ -87,16 +102,16 @@ class OpenVINOBackbone:
     def __call__(self, images: Tensor) -> Tensor:
         pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
         side = images.shape[-1] // STRIDE
-        maps = torch.empty(len(images), side, side, MAP_CHANNELS)
-        self.queue.set_callback(lambda request, start: maps[start : start + CHUNK].copy_(output_of(request)))
+        maps = np.empty((len(images), side, side, MAP_CHANNELS), np.float32)
+
+        def keep(request: "openvino.InferRequest", start: int) -> None:  # noqa: F821
+            maps[start : start + CHUNK] = request.get_output_tensor(0).data
+
+        self.queue.set_callback(keep)
         for start in range(0, len(images), CHUNK):
             self.queue.start_async({0: pixels[start : start + CHUNK]}, start)
         self.queue.wait_all()
-        return maps.permute(0, 3, 1, 2)
-
-
-def output_of(request: "openvino.InferRequest") -> Tensor:  # noqa: F821
-    return torch.from_numpy(request.get_output_tensor(0).data)
+        return torch.from_numpy(maps).permute(0, 3, 1, 2)
 
 
 def to_openvino(network: nn.Module, size: int) -> "openvino.Model":  # noqa: F821
@@ -109,7 +124,8 @@ def to_openvino(network: nn.Module, size: int) -> "openvino.Model":  # noqa: F82
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
     from openvino.preprocess import PrePostProcessor
 
-    decoder = TorchScriptPythonDecoder(network, example_input=torch.zeros(1, 3, size, size))
+    with warnings.catch_warnings(action="ignore"):  # of a tracer that OpenVINO still needs
+        decoder = TorchScriptPythonDecoder(network, example_input=torch.zeros(1, 3, size, size))
     front_end = FrontEndManager().load_by_framework("pytorch")
     model = front_end.convert(front_end.load(decoder))
     model.reshape([-1, 3, size, size])
@@ -149,8 +165,11 @@ class Int8Model:
 
         return OpenVINOBackbone(openvino.Core().read_model(self.file))
 
-    def calibrate(self, network: nn.Module, images: Tensor) -> None:
-        """Makes the model unless it is there: weights by channel, activations by what `images` (N, 3, S, S) excite."""
+    def calibrate(self, network: nn.Module, samples: Sequence[Sample]) -> None:
+        """Makes the model unless it is there: weights by channel, activations by what some of the samples excite."""
+        some = samples[:: max(1, len(samples) // CALIBRATION)][:CALIBRATION]
+        pictures = HarDataset(some, [], EvalTransform(self.size))
+        pixels = torch.stack([pictures[index][0] for index in range(len(some))]).permute(0, 2, 3, 1).contiguous()
         os.environ["NNCF_CI"] = "1"  # else it reports its use to its makers
         import nncf
         import openvino
@@ -158,8 +177,7 @@ class Int8Model:
         with FileLock(self.folder.with_suffix(".lock")):
             if self.exists():
                 return
-            pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
-            parts = [pixels[start : start + CHUNK] for start in range(0, len(pixels), CHUNK)]
+            parts = [part.numpy() for part in pixels.split(CHUNK)]
             model = nncf.quantize(
                 to_openvino(network, self.size),
                 nncf.Dataset(parts),

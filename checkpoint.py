@@ -27,10 +27,10 @@ SNAPSHOTS = "snapshots"
 
 
 def preprocessing(image_size: int) -> dict[str, Any]:
-    """What `dataset.eval_transform` does, in words and numbers, for whoever reads a checkpoint."""
+    """What `dataset.EvalTransform` does, in words and numbers, for whoever reads a checkpoint."""
     return {
         "image_size": image_size,
-        "resize": f"short side to {round(image_size * 8 / 7)}, bilinear, antialiased; then the square in the middle",
+        "resize": f"the middle square of 7/8 of the short side to {image_size}, bilinear, antialiased",
         "colour": "RGB, 0..1",
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dataset import IMAGENET_MEAN, IMAGENET_STD, ActionData, Sample, eval_transform, load_image, read_dataset
+from dataset import IMAGENET_MEAN, IMAGENET_STD, ActionData, EvalTransform, Sample, load_image, normalise, read_dataset
 from errors import InputError, first_line
 from scan import check_pictures
 from sheet import short
@@ -62,12 +62,14 @@ class Example:
 
 def load_example(sample: Sample, index: int | None, size: int) -> Example:
     """Reads a picture. Raises: InputError naming it where that fails."""
+    transform = EvalTransform(size)
     try:
         picture, content = load_image(sample.path), sample.path.read_bytes()
+        pixels = transform(load_image(sample.path, transform.least))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
         raise InputError(f"{sample.path}: cannot be read ({first_line(error)})") from error
     digest = hashlib.sha256(content).hexdigest()
-    return Example(sample.name, index, digest, picture, eval_transform(size)(picture), sample.label)
+    return Example(sample.name, index, digest, picture, normalise(pixels), sample.label)
 
 
 def file_example(path: Path, size: int, true: str | None = None) -> Example:

@@ -22,13 +22,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import parallel
-from backbone import Backbone
+from backbone import Backbone, halving
 from dataset import EvalTransform, HarDataset, Sample, TrainTransform
 from errors import InputError
 from model import MAP_CHANNELS, STRIDE
 
-BATCHES = {"cpu": 32}  # pictures; a CPU's throughput is flat from here on, and 64 need 1 GB
-BATCH = 256
+BATCH = 128  # pictures
 SMALLEST_CROP = 0.35  # of the area: a cached crop comes back every epoch, and should show the action each time
 FORMAT = 2  # to be raised when the same recipe would give other numbers
 
@@ -92,7 +91,7 @@ class FeatureStore:
         self.rows |= {digest: count + index for index, digest in enumerate(digests)}
 
     def hold(self, digests: Sequence[str], device: torch.device) -> None:
-        """Copies these rows to a GPU, where they are read from then on, if they fill at most half of its free memory."""
+        """Copies these rows to a GPU, where they are read from then on, if half of its free memory holds them."""
         if device.type == "cuda" and len(digests) * self.row_bytes < torch.cuda.mem_get_info(device)[0] / 2:
             parts = [self.read(digests[start : start + BATCH]).to(device) for start in range(0, len(digests), BATCH)]
             self.held, self.device = torch.cat(parts), device
@@ -130,7 +129,7 @@ class FeatureStore:
         count = 0
         with FileLock(self.folder / "lock") if parallel.rank() == 0 else nullcontext():  # two runs build in turn
             self.refresh()
-            missing = {digest: sample for digest, sample in zip(digests, samples, strict=True)}
+            missing = dict(zip(digests, samples, strict=True))
             todo = parallel.agreed([digest for digest in missing if digest not in self.rows])
             if todo:
                 self.check_disk(len(todo))
@@ -151,13 +150,15 @@ class FeatureStore:
         label: str,
     ) -> None:
         """Passes pictures through the backbone, a batch in each process at a time, and appends their maps."""
-        step = BATCHES.get(device.type, BATCH) * parallel.world()
+        step = BATCH * parallel.world()
         rounds = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
         own = [list(rows)[parallel.part(len(rows))] for rows in rounds]
         seeds = [int(digest[:12], 16) + self.view for digest in digests]
         pictures = HarDataset(samples, [], self.transform, seeds)
         sampler = [rows for rows in own if rows]  # in the last round, none may be left for the last processes
-        loader = iter(DataLoader(pictures, batch_sampler=sampler, num_workers=workers, pin_memory=device.type == "cuda"))
+        loader = iter(
+            DataLoader(pictures, batch_sampler=sampler, num_workers=workers, pin_memory=device.type == "cuda")
+        )
         with tqdm(total=len(samples), desc=label, unit=" images", disable=parallel.rank() > 0) as bar:
             for rows, mine in zip(rounds, own, strict=True):
                 maps = halving(backbone, next(loader)[0]) if mine else torch.empty(0, *self.map_shape, device=device)
@@ -174,17 +175,6 @@ class FeatureStore:
                 f"{self.folder}: {need / 1e9:.1f} GB of feature maps are to be written and {free / 1e9:.1f} GB are "
                 "free; give another disk with --cache, or --views 1, or --views 0 for no cache"
             )
-
-
-def halving(backbone: Backbone, images: Tensor) -> Tensor:
-    """The maps of a batch, in parts where the GPU's memory does not hold it as a whole."""
-    try:
-        return backbone(images)
-    except torch.OutOfMemoryError:
-        if len(images) == 1:
-            raise
-    middle = len(images) // 2  # outside of the handler, which would hold on to the memory
-    return torch.cat([halving(backbone, images[:middle]), halving(backbone, images[middle:])])
 
 
 def map_batches(

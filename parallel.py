@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def connected(device: torch.device) -> Iterator[None]:
     stdout = sys.stdout
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        with open(os.devnull, "w") as nowhere:
+        with Path(os.devnull).open("w") as nowhere:
             sys.stdout = stdout if rank() == 0 else nowhere
             yield
             dist.barrier()

@@ -12,7 +12,7 @@ predictions.csv (filename, label, probability).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,8 +23,10 @@ from tqdm import tqdm
 
 import checkpoint
 import figures
+import parallel
+from backbone import Backbone, Int8Model, Precision, halving, make_backbone, pick_backbone_precision
 from console import run_script
-from dataset import HarDataset, Sample, eval_transform, image_files, read_dataset
+from dataset import EvalTransform, HarDataset, Sample, image_files, read_dataset
 from device import pick_device, pick_precision, pick_workers
 from errors import InputError
 from examples import check_test_set
@@ -32,7 +34,7 @@ from files import write_csv, write_json
 from metrics import TOP, confusion_matrix, report
 from model import ActionNet
 from scan import check_pictures
-from training import predict, shown, to_device
+from training import predict, shown
 
 PANELS, MISTAKES = 5, 10
 
@@ -49,11 +51,12 @@ class Args:
     """With pictures: also write the table here."""
     seed: int = 0
     """Chooses the five pictures of pred.png."""
-    batch_size: int = 32
+    batch_size: int = 128
     skip_bad: bool = False
     """Leave unreadable pictures out instead of stopping."""
     device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
+    """int8: of the backbone, on a CPU; auto takes it there where the run was trained with it."""
     workers: int | None = None
     cache: Path = Path("data/cache")
     results: Path = Path("results")
@@ -77,12 +80,32 @@ class Predictor:
     def __call__(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         """Logits (N, K) and class indices (N,) of pictures, -1 where unlabelled."""
         args, device = self.args, self.device
-        transform = eval_transform(self.record["image_size"])
-        pictures = HarDataset(samples, self.record["classes"], transform)
-        loader = DataLoader(pictures, args.batch_size, num_workers=pick_workers(device, args.workers))
-        with tqdm(total=len(samples), desc="predict", unit=" images") as bar:
-            batches = shown(to_device(loader, device), bar)
-            return predict(self.model, batches, device, pick_precision(device, args.precision))
+        own = samples[parallel.part(len(samples))]
+        pictures = HarDataset(own, self.record["classes"], EvalTransform(self.record["image_size"]))
+        options = {"num_workers": pick_workers(device, args.workers), "pin_memory": device.type == "cuda"}
+        loader = DataLoader(pictures, args.batch_size, **options)
+        backbone = self.pick_backbone(len(own))
+        with tqdm(total=len(own), desc="predict", unit=" images", disable=parallel.rank() > 0) as bar:
+            return predict(
+                lambda images: self.model.head(halving(backbone, images)),
+                shown(loader, bar), len(self.record["classes"]), device, pick_precision(device, args.precision),
+            )  # fmt: skip
+
+    def pick_backbone(self, count: int) -> Backbone:
+        """In the precision asked for; "auto" is int8 where the run was trained on such maps and the model is there."""
+        args, record, device, network = self.args, self.record, self.device, self.model.base_model
+        size = record["image_size"]
+        int8 = Int8Model(args.cache, record["weights_sha256"], size)
+        own = record["precision"] == "int8" and device.type == "cpu" and int8.exists()
+        precision = pick_backbone_precision(device, "int8" if own and args.precision == "auto" else args.precision, 0)
+        if precision != "int8":
+            return make_backbone(network, device, precision, size, count)
+        with parallel.first_alone():
+            if not int8.exists():
+                print("calibrating the 8-bit backbone, once for these weights")
+                data = read_dataset(args.data or Path(record["data"]))
+                int8.calibrate(network, [sample for sample in data.train if sample.name in self.split["train"]])
+        return int8.load()
 
 
 def main(args: Args) -> None:
@@ -96,12 +119,13 @@ def main(args: Args) -> None:
     if args.csv and not args.images:
         raise InputError("--csv goes with pictures; the test set's tables lie in results/<run>/test/ anyway")
     device = pick_device(args.device)
-    run = checkpoint.find_run(args.results, args.run)
-    predictor = Predictor(args, run, *checkpoint.load_model(run, device), device)
-    if args.images:
-        predict_images(predictor)
-    else:
-        test(predictor)
+    with parallel.connected(device):
+        run = checkpoint.find_run(args.results, args.run)
+        predictor = Predictor(args, run, *checkpoint.load_model(run, device), device)
+        if args.images:
+            predict_images(predictor)
+        else:
+            test(predictor)
 
 
 def predict_images(predictor: Predictor) -> None:
@@ -118,6 +142,8 @@ def predict_images(predictor: Predictor) -> None:
     samples = list({sample.name: sample for sample in samples}.values())
     samples = readable(samples, args)
     logits, _ = predictor(samples)
+    if parallel.rank() > 0:
+        return
     rows = describe(samples, logits, predictor.record["classes"])
     width = max(len(row["filename"]) for row in rows)
     for row in rows:
@@ -130,7 +156,8 @@ def predict_images(predictor: Predictor) -> None:
 
 
 def readable(samples: list[Sample], args: Args) -> list[Sample]:
-    good = check_pictures(samples, args.cache / "scans.json", args.skip_bad)
+    with parallel.first_alone():
+        good = check_pictures(samples, args.cache / "scans.json", args.skip_bad)
     if not good:
         raise InputError("none of the pictures can be read")
     return [sample for sample in samples if sample.name in good]
@@ -154,8 +181,15 @@ def test(predictor: Predictor) -> None:
     record, folder = predictor.record, predictor.run / "test"
     data = read_dataset(predictor.args.data or Path(record["data"]))
     digests = predictor.split["test"]
-    samples = check_test_set(data, digests, digests, record["classes"], predictor.args.cache)
+    with parallel.first_alone():
+        samples = check_test_set(data, digests, digests, record["classes"], predictor.args.cache)
     logits, targets = predictor(samples)
+    unlabelled, answers = [], None
+    if data.test and not data.test_is_labelled:
+        unlabelled = readable(data.test, predictor.args)
+        answers = predictor(unlabelled)[0]
+    if parallel.rank() > 0:
+        return
     for stale in (folder / "mistakes.png", folder / "predictions.csv"):  # not written by every test
         stale.unlink(missing_ok=True)
     counts = confusion_matrix(logits, targets, len(record["classes"]))
@@ -166,10 +200,9 @@ def test(predictor: Predictor) -> None:
     print_metrics(figures_of_test)
     write_tables(folder, figures_of_test, rows, counts, record)
     draw(predictor, folder, rows, counts, figures_of_test)
-    if data.test and not data.test_is_labelled:
-        unlabelled = readable(data.test, predictor.args)
-        answers = describe(unlabelled, predictor(unlabelled)[0], record["classes"])
-        table = [(Path(row["filename"]).name, row["predicted"], row["probability"]) for row in answers]
+    if answers is not None:
+        rows = describe(unlabelled, answers, record["classes"])
+        table = [(Path(row["filename"]).name, row["predicted"], row["probability"]) for row in rows]
         write_csv(folder / "predictions.csv", [("filename", "label", "probability"), *table])
     print("written: " + "  ".join(str(path) for path in sorted(folder.glob("[!.]*"))))
     print(f"{predictor.title}: test accuracy {figures_of_test['accuracy']:.4f} on {figures_of_test['n']} pictures")

@@ -27,9 +27,9 @@ import checkpoint
 import figures
 import parallel
 import sample_data
-from backbone import CALIBRATION, Backbone, Int8Model, Precision, make_backbone, pick_backbone_precision
+from backbone import Backbone, Int8Model, Precision, make_backbone, pick_backbone_precision
 from console import run_script
-from dataset import ActionData, EvalTransform, HarDataset, find_root, read_dataset
+from dataset import ActionData, find_root, read_dataset
 from device import pick_device, pick_precision, pick_workers
 from errors import InputError
 from features import FeatureStore
@@ -324,9 +324,8 @@ def pick_backbone(job: Job, model: ActionNet) -> tuple[Callable[[int], Backbone]
     int8 = Int8Model(args.cache, job.weights.sha256, args.image_size)
     with parallel.first_alone():
         if not int8.exists():
-            some = job.split.train[:: max(1, len(job.split.train) // CALIBRATION)][:CALIBRATION]
-            pictures = HarDataset(some, [], EvalTransform(args.image_size))
-            int8.calibrate(model.base_model, torch.stack([pictures[index][0] for index in range(len(some))]))
+            print("calibrating the 8-bit backbone, once for these weights")
+            int8.calibrate(model.base_model, job.split.train)
     return lambda count: int8.load(), f"int8 {int8.sha256}"
 
 

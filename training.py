@@ -81,7 +81,7 @@ class State:
 def start(model: ActionNet, recipe: Recipe, epochs: int, count: int, device: torch.device, dtype: torch.dtype) -> State:
     """A fresh state for training on `count` pictures an epoch."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-    optimizer = kind(model.head_parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = kind(model.head_parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     steps = math.ceil(count / recipe.batch_size)
     if recipe.schedule == "constant":
         scheduler = LambdaLR(optimizer, lambda step: 1.0)
@@ -114,11 +114,13 @@ def fit(
         torch.manual_seed(seed * 1_000_003 + epoch)  # each epoch stands alone, so that a resumed run repeats it
         lr = state.optimizer.param_groups[0]["lr"]
         model.train()
-        with tqdm(total=len(feed), desc=f"epoch {epoch}", unit=" images", leave=False, disable=parallel.rank() > 0) as bar:
+        with tqdm(
+            total=len(feed), desc=f"epoch {epoch}", unit=" images", leave=False, disable=parallel.rank() > 0
+        ) as bar:
             batches = shown(to_device(feed.train(epoch), device), bar)
             train = train_epoch(forward, batches, state, recipe, device, dtype, np.random.default_rng((seed, epoch)))
         model.eval()
-        val = summarise(*predict(feed.forward, to_device(feed.val(), device), device, dtype))
+        val = summarise(*predict(feed.forward, to_device(feed.val(), device), model.fc.out_features, device, dtype))
         seconds = round(time.perf_counter() - begin, 2)
         state.history.append({"epoch": epoch, "train": train, "val": val, "lr": lr, "seconds": seconds})
         on_epoch(best is None or val["loss"] < best["val"]["loss"])
@@ -209,11 +211,13 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def predict(forward: Forward, batches: Batches, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def predict(
+    forward: Forward, batches: Batches, classes: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Returns logits (N, K) in float32 and targets (N,), on the CPU; of all processes, one after the other."""
-    all_logits, all_targets = [], []
+    all_logits, all_targets = [torch.empty(0, classes)], [torch.empty(0, dtype=torch.long)]
     for inputs, targets in batches:
         with autocast(device, dtype):
-            all_logits.append(forward(inputs).float())
-        all_targets.append(targets)
+            all_logits.append(forward(inputs).float().cpu())
+        all_targets.append(targets.cpu())
     return parallel.joined(torch.cat(all_logits)), parallel.joined(torch.cat(all_targets))

@@ -1,9 +1,10 @@
 """3x3 convolutions with a quarter to a third of the multiplications (Lavin and Gray 2015, https://arxiv.org/abs/1509.09308).
 
 F(4x4, 3x3): a tile of 4x4 outputs needs 36 products a channel pair instead of 144. All products are one batched matrix
-product, which runs near a CPU's peak; the transforms before and behind it are small matrix products too. Gradients are
-autograd's.
+product, which runs near a CPU's peak; the transforms before and behind it are small matrix products too.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,49 @@ def both_ways(matrix: list[list[float]]) -> Tensor:
 TO_INPUT, TO_KERNEL, TO_OUTPUT = both_ways(INPUT), both_ways(KERNEL), both_ways(OUTPUT)  # (36, 36), (36, 9), (16, 36)
 
 
+class Conv3x3(torch.autograd.Function):
+    """Written out with its gradients, since those that autograd derives copy large matrices only to transpose them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y, inputs = convolve(x, weight)
+        ctx.save_for_backward(inputs, weight)
+        return y + bias[:, None, None]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        inputs, weight = ctx.saved_tensors  # (36, T, C), (O, C, 3, 3)
+        o, c = weight.shape[:2]
+        products = (TO_OUTPUT.T @ squares(grad, 4, 4, 0)).view(36, -1, o)  # (36, T, O)
+        kernels = torch.bmm(products.transpose(1, 2), inputs)  # (36, O, C)
+        of_weight = (TO_KERNEL.T @ kernels.view(36, -1)).view(3, 3, o, c).permute(2, 3, 0, 1)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = convolve(grad, weight.flip(2, 3).transpose(0, 1))[0]
+        return of_x, of_weight, grad.sum((0, 2, 3))
+
+
+def squares(x: Tensor, size: int, step: int, before: int) -> Tensor:
+    """Cuts maps (B, C, h, w) into squares of `size` that begin `step` apart: (size * size, B * squares * C)."""
+    h, w = x.shape[2:]
+    after = [size - before + step * ((side - 1) // step) - side for side in (w, h)]
+    x = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, before, after[0], before, after[1]))
+    x = x.unfold(1, size, step).unfold(2, size, step)  # (B, rows, columns, C, size, size)
+    return x.permute(4, 5, 0, 1, 2, 3).reshape(size * size, -1)
+
+
+def convolve(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the convolution (B, O, h, w) without bias, and the transformed tiles (36, T, C) of x (B, C, h, w)."""
+    b, c, h, w = x.shape
+    o, rows, columns = len(weight), -(-h // 4), -(-w // 4)  # of tiles
+    inputs = (TO_INPUT @ squares(x, 6, 4, 1)).view(36, -1, c)
+    kernels = (TO_KERNEL @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(36, o, c)
+    products = torch.bmm(inputs, kernels.transpose(1, 2))  # (36, T, O)
+    y = (TO_OUTPUT @ products.view(36, -1)).view(4, 4, b, rows, columns, o)
+    y = y.permute(2, 3, 0, 4, 1, 5).reshape(b, 4 * rows, 4 * columns, o)[:, :h, :w].contiguous()
+    return y.permute(0, 3, 1, 2), inputs
+
+
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A convolution with stride 1 and padding 1, in float32 on the CPU.
 
@@ -50,13 +94,4 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Returns: (B, O, h, w), channels last; it differs from the direct sum by about 1e-5 of the largest value.
     """
-    b, c, h, w = x.shape
-    o, rows, columns = len(weight), -(-h // 4), -(-w // 4)  # tiles
-    x = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1 + 4 * columns - w, 1, 1 + 4 * rows - h))
-    tiles = x.unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3).reshape(36, -1)  # (36, B * tiles * C)
-    inputs = (TO_INPUT @ tiles).view(36, b * rows * columns, c)
-    kernels = (TO_KERNEL @ weight.permute(2, 3, 1, 0).reshape(9, c * o)).view(36, c, o)
-    products = torch.bmm(inputs, kernels)  # (36, B * tiles, O)
-    squares = (TO_OUTPUT @ products.view(36, -1)).view(4, 4, b, rows, columns, o)
-    y = squares.permute(2, 3, 0, 4, 1, 5).reshape(b, 4 * rows, 4 * columns, o)[:, :h, :w]
-    return (y + bias).permute(0, 3, 1, 2)
+    return Conv3x3.apply(x, weight, bias)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import picture, write_rows
 from PIL import Image
+from torchvision.transforms import v2
 
-from dataset import HarDataset, eval_transform, load_image, read_dataset, train_transform
+from dataset import EvalTransform, HarDataset, TrainTransform, load_image, normalise, read_dataset
 from errors import InputError
 
 
@@ -136,19 +137,44 @@ def test_colour_modes(tmp_path: Path) -> None:
 
 def test_items_and_repeatable_crops(kaggle: Path) -> None:
     data = read_dataset(kaggle)
-    plain = HarDataset(data.train, data.classes, eval_transform(64))
+    plain = HarDataset(data.train, data.classes, EvalTransform(64))
     image, target = plain[1]
-    assert image.shape == (3, 64, 64)
+    assert (image.shape, image.dtype) == ((3, 64, 64), torch.uint8)
     assert target == 1
     torch.testing.assert_close(image, plain[1][0])
-    seeded = HarDataset(data.train, data.classes, train_transform(64), seeds=list(range(20)))
+    seeded = HarDataset(data.train, data.classes, TrainTransform(64), seeds=list(range(20)))
     torch.testing.assert_close(seeded[4][0], seeded[4][0])
-    free = HarDataset(data.train, data.classes, train_transform(64))
+    free = HarDataset(data.train, data.classes, TrainTransform(64))
     assert not torch.equal(free[4][0], free[4][0])
 
 
 def test_normalisation_is_imagenets(tmp_path: Path) -> None:
     Image.new("RGB", (300, 200), (124, 116, 104)).save(tmp_path / "mean.png")
-    values = eval_transform(224)(load_image(tmp_path / "mean.png"))
+    values = normalise(EvalTransform(224)(load_image(tmp_path / "mean.png")))
     assert values.shape == (3, 224, 224)
     assert values.abs().max() < 0.02
+
+
+def test_eval_transform_is_torchvisions(tmp_path: Path) -> None:
+    """One resize of the middle gives what resizing the whole and cutting out its middle gives."""
+    wide = picture(3, (301, 199))
+    ours = EvalTransform(224)(wide).float()
+    theirs = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])(wide).float()
+    assert (ours - theirs).abs().mean() < 1.5  # of 255; the two round the middle differently
+
+
+def test_large_jpegs_are_decoded_small(tmp_path: Path) -> None:
+    picture(5, (3000, 2000)).save(tmp_path / "large.jpg", quality=95, exif=rotated())
+    transform = EvalTransform(224)
+    whole, small = load_image(tmp_path / "large.jpg"), load_image(tmp_path / "large.jpg", transform.least)
+    assert whole.size == (2000, 3000)  # upright
+    assert small.size == (1000, 1500)
+    assert (transform(whole).float() - transform(small).float()).abs().mean() < 2
+    crops = TrainTransform(64, 0.35, flip=False)
+    assert crops.least >= 2 * 64 / (0.35 * 3 / 4) ** 0.5
+
+
+def rotated() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: a quarter turn
+    return exif

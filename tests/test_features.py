@@ -1,5 +1,6 @@
 """The cache of feature maps: right rows, nothing stale, builds that go on."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from conftest import picture
 from torch import Tensor, nn
 
-from dataset import HarDataset, Sample, eval_transform, read_dataset
-from features import FeatureStore, map_batches
+from backbone import Backbone, make_backbone
+from dataset import EvalTransform, HarDataset, Sample, normalise, read_dataset
+from features import FeatureStore, averaging, map_batches
 from model import build_model
 from scan import scan_files
 from weights import BackboneWeights
@@ -26,16 +28,21 @@ def digests_of(samples: list[Sample], folder: Path) -> list[str]:
 
 
 def store_in(folder: Path, view: int = 0, weights: str = "w") -> FeatureStore:
-    return FeatureStore(folder / "cache", weights, view, SIZE, torch.float32)
+    return FeatureStore(folder / "cache", weights, view, SIZE, "fp32")
 
 
 def reference(backbone: nn.Module, samples: list[Sample]) -> Tensor:
-    pictures = HarDataset(samples, [], eval_transform(SIZE))
+    pictures = HarDataset(samples, [], EvalTransform(SIZE))
     with torch.inference_mode():
-        return backbone(torch.stack([pictures[n][0] for n in range(len(samples))]))
+        return backbone(normalise(torch.stack([pictures[n][0] for n in range(len(samples))])))
 
 
-def assert_same_maps(stored: Tensor, computed: Tensor) -> None:
+def made(backbone: nn.Module) -> Callable[[int], Backbone]:
+    return lambda count: make_backbone(backbone, CPU, "fp32", SIZE, count)
+
+
+def assert_same_maps(rows: Tensor, computed: Tensor) -> None:
+    stored = rows.unflatten(1, computed.shape[2:]).permute(0, 3, 1, 2)
     torch.testing.assert_close(stored.float(), computed, rtol=2**-8, atol=1e-3 * computed.abs().max().item())
 
 
@@ -43,23 +50,22 @@ def test_rows_are_the_backbones_maps(kaggle: Path, tmp_path: Path, backbone: nn.
     samples = read_dataset(kaggle).train
     digests = digests_of(samples, tmp_path)
     store = store_in(tmp_path)
-    assert store.build(backbone, samples, digests, CPU, 0, "build") == 20
+    assert store.build(made(backbone), samples, digests, CPU, 0, "build") == 20
     maps = store_in(tmp_path).read(digests)  # opened anew
-    assert maps.shape == (20, 2048, 2, 2)
-    assert maps.is_contiguous(memory_format=torch.channels_last)
+    assert maps.shape == (20, 4, 2048)
     assert_same_maps(maps, reference(backbone, samples))
-    assert store_in(tmp_path).build(backbone, samples, digests, CPU, 0, "build") == 0
+    assert store_in(tmp_path).build(made(backbone), samples, digests, CPU, 0, "build") == 0
 
 
 def test_nothing_stale_is_read(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
     samples = read_dataset(kaggle).train
-    store_in(tmp_path).build(backbone, samples, digests_of(samples, tmp_path), CPU, 0, "build")
+    store_in(tmp_path).build(made(backbone), samples, digests_of(samples, tmp_path), CPU, 0, "build")
     assert not store_in(tmp_path, weights="others").rows
     assert not store_in(tmp_path, view=1).rows
     picture(77).save(samples[4].path)  # same name, other content
     digests = digests_of(samples, tmp_path)
     store = store_in(tmp_path)
-    assert store.build(backbone, samples, digests, CPU, 0, "build") == 1
+    assert store.build(made(backbone), samples, digests, CPU, 0, "build") == 1
     assert_same_maps(store.read(digests[4:5]), reference(backbone, samples[4:5]))
 
 
@@ -67,21 +73,21 @@ def test_interrupted_build_goes_on(kaggle: Path, tmp_path: Path, backbone: nn.Mo
     samples = read_dataset(kaggle).train
     digests = digests_of(samples, tmp_path)
     store = store_in(tmp_path)
-    store.build(backbone, samples[:6], digests[:6], CPU, 0, "build")
+    store.build(made(backbone), samples[:6], digests[:6], CPU, 0, "build")
     with store.maps_file.open("ab") as file:  # a row that a killed process wrote half, and one that it did not list
         file.write(b"\1" * (store.row_bytes + 1000))
     with store.rows_file.open("a") as file:
         file.write(digests[6][:30])
     again = store_in(tmp_path)
     assert len(again.rows) == 6
-    assert again.build(backbone, samples, digests, CPU, 0, "build") == 14
+    assert again.build(made(backbone), samples, digests, CPU, 0, "build") == 14
     assert_same_maps(store_in(tmp_path).read(digests), reference(backbone, samples))
 
 
 def test_lost_maps_are_not_listed(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
     samples = read_dataset(kaggle).train[:4]
     store = store_in(tmp_path)
-    store.build(backbone, samples, digests_of(samples, tmp_path), CPU, 0, "build")
+    store.build(made(backbone), samples, digests_of(samples, tmp_path), CPU, 0, "build")
     with store.maps_file.open("r+b") as file:
         file.truncate(2 * store.row_bytes + 5)
     assert len(store_in(tmp_path).rows) == 2
@@ -94,7 +100,7 @@ def two_views(tmp_path: Path) -> list[FeatureStore]:
     for view, store in enumerate(stores):
         maps = torch.zeros(10, 2048, 2, 2)
         maps[..., 0] = (torch.arange(10) + 100 * view)[:, None, None]
-        store.append([f"{n:064d}" for n in range(10)], maps)
+        store.append([f"{n:064d}" for n in range(10)], maps.flatten(2).mT.bfloat16())
     return stores
 
 
@@ -125,3 +131,12 @@ def test_coarse_maps_are_averages(two_views: list[FeatureStore]) -> None:
     ((maps, _),) = map_batches(two_views, [f"{4:064d}"], [0], 1, coarse=1)
     assert maps.shape == (1, 2048, 1, 1)
     assert maps.flatten()[0] == 2
+
+
+def test_averaging_is_pytorchs() -> None:
+    maps = torch.randn(3, 5, 7, 7)
+    plain, mirrored = averaging(7, 4)
+    flat = maps.flatten(2).mT  # (3, 49, 5)
+    expected = nn.functional.adaptive_avg_pool2d(maps, 4)
+    torch.testing.assert_close((plain @ flat).mT.unflatten(2, (4, 4)), expected)
+    torch.testing.assert_close((mirrored @ flat).mT.unflatten(2, (4, 4)), expected.flip(-1))

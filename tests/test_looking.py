@@ -29,7 +29,7 @@ import network_figure
 import train
 import visualize_activations as grids
 import visualize_single_example as single
-from dataset import eval_transform, load_image
+from dataset import EvalTransform, load_image, normalise
 from errors import InputError
 from example_figures import Answer, Attribution
 from examples import file_example
@@ -126,7 +126,7 @@ def test_the_numbers_are_those_of_the_network(work: Path) -> None:
     folder = Path("activations") / file.stem
     about = manifest_of(folder)
     model, record_of_run, _ = checkpoint.load_model(Path("results/a"), torch.device("cpu"))
-    images = eval_transform(64)(load_image(file))[None]
+    images = normalise(EvalTransform(64)(load_image(file)))[None]
     with torch.inference_mode(), record(model, layers) as acts:
         logits = model(images)
     best = f"activation_epoch{record_of_run['epoch']}_batch{file.stem}_layer"
@@ -298,7 +298,7 @@ def test_training_from_its_snapshots(work: Path) -> None:
         assert all(value > 0 for value in values[1:])
     model, record_of_run, _ = checkpoint.load_model(Path("results/a"), torch.device("cpu"))
     split = json.loads(Path("results/a/split.json").read_text())
-    image = eval_transform(64)(load_image(Path("data/sample") / split["test"][2]))[None]
+    image = normalise(EvalTransform(64)(load_image(Path("data/sample") / split["test"][2])))[None]
     with torch.inference_mode():
         expected = dict(zip(record_of_run["classes"], model(image)[0].softmax(0).tolist(), strict=True))
     assert about["probabilities"][record_of_run["epoch"]] == pytest.approx(expected, abs=5e-3)  # float16

@@ -21,7 +21,7 @@ import predict5
 import prepare_data
 import sample_data
 import train
-from dataset import HarDataset, eval_transform, read_dataset
+from dataset import EvalTransform, HarDataset, normalise, read_dataset
 from errors import InputError
 from metrics import summarise
 from weights import BackboneWeights
@@ -66,10 +66,10 @@ def test_checkpoint_opens_safely_and_repeats_validation(trained: Path) -> None:
     assert not model.training
     assert {part: list(names) for part, names in split.items()} == json.loads((run / "split.json").read_text())
     data = {sample.name: sample for sample in read_dataset(trained / "data" / "sample").train}
-    pictures = HarDataset([data[name] for name in split["val"]], record["classes"], eval_transform(64))
+    pictures = HarDataset([data[name] for name in split["val"]], record["classes"], EvalTransform(64))
     images, targets = zip(*(pictures[n] for n in range(len(pictures))), strict=True)
     with torch.inference_mode():
-        again = summarise(model(torch.stack(images)), torch.tensor(targets))
+        again = summarise(model(normalise(torch.stack(images))), torch.tensor(targets))
     assert again["loss"] == pytest.approx(record["val"]["loss"], rel=0.02)  # training read the maps in bfloat16
     assert again["accuracy"] == pytest.approx(record["val"]["accuracy"], abs=0.03)
 

@@ -18,7 +18,7 @@ from conftest import REPOSITORY
 
 import keras_resnet
 import weights
-from dataset import IMAGENET_MEAN, IMAGENET_STD, eval_transform, load_image
+from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, load_image, normalise
 from errors import InputError
 from model import resnet50_with_stride_on
 from weights import BackboneWeights
@@ -93,7 +93,7 @@ def test_photographs_get_their_imagenet_class(imagenet: BackboneWeights) -> None
     packages = Path(pytest.importorskip("skimage").__file__).parent.parent
     net = resnet50_with_stride_on(imagenet.stride_on).eval()
     net.load_state_dict(imagenet.state, strict=False)
-    images = torch.stack([eval_transform(224)(load_image(packages / name)) for name in right])
+    images = torch.stack([normalise(EvalTransform(224)(load_image(packages / name))) for name in right])
     with torch.inference_mode():
         found = net(images).argmax(1).tolist()
     assert [index in classes for index, classes in zip(found, right.values(), strict=True)] == [True] * 4, found

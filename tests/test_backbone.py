@@ -1,0 +1,81 @@
+"""What runs the frozen backbone: the same maps from every engine, and the choice between them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+import backbone
+from backbone import Int8Model, OpenVINOBackbone, TorchBackbone, halving, make_backbone, pick_backbone_precision
+from dataset import EvalTransform, HarDataset, read_dataset
+from errors import InputError
+from model import build_model
+from weights import BackboneWeights
+
+CPU = torch.device("cpu")
+
+
+def network_of(weights: BackboneWeights) -> nn.Module:
+    return build_model(weights, 2).base_model.eval()
+
+
+def pictures(sample: Path, count: int, size: int) -> Tensor:
+    data = HarDataset(read_dataset(sample).train[:count], [], EvalTransform(size))
+    return torch.stack([data[index][0] for index in range(count)])
+
+
+def test_openvino_gives_pytorchs_maps(imagenet: BackboneWeights, sample: Path) -> None:
+    network, images = network_of(imagenet), pictures(sample, 10, 96)
+    maps = make_backbone(network, CPU, "fp32", 96, count=10_000)(images)
+    expected = make_backbone(network, CPU, "fp32", 96, count=10)(images)
+    assert maps.shape == (10, 2048, 3, 3)
+    assert maps.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4 * expected.max().item())
+
+
+def test_int8_stays_near(imagenet: BackboneWeights, sample: Path, tmp_path: Path) -> None:
+    network = network_of(imagenet)
+    int8 = Int8Model(tmp_path, imagenet.sha256, 96)
+    assert not int8.exists()
+    samples = read_dataset(sample).train
+    int8.calibrate(network, samples[40:])
+    images = pictures(sample, 40, 96)
+    maps, expected = int8.load()(images).mean((2, 3)), TorchBackbone(network, CPU, torch.float32)(images).mean((2, 3))
+    assert cosine_similarity(maps, expected).min() > 0.95
+    assert not torch.equal(maps, expected)
+    digest = int8.sha256
+    int8.calibrate(network, samples[:40])  # there already
+    assert Int8Model(tmp_path, imagenet.sha256, 96).sha256 == digest
+
+
+def test_the_choice(monkeypatch: pytest.MonkeyPatch, untrained: BackboneWeights) -> None:
+    network = network_of(untrained)
+    kinds = [type(make_backbone(network, CPU, "fp32", 64, count)) for count in (10, 10_000)]
+    assert kinds == [TorchBackbone, OpenVINOBackbone]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True})
+    assert [pick_backbone_precision(CPU, "auto", count) for count in (10, 10_000)] == ["fp32", "int8"]
+    assert pick_backbone_precision(CPU, "fp32", 10_000) == "fp32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert pick_backbone_precision(CPU, "auto", 10_000) == "fp32"
+    with pytest.raises(InputError, match="--device cpu"):
+        pick_backbone_precision(torch.device("cuda"), "int8", 10)
+    monkeypatch.setattr(backbone, "find_spec", lambda name: None)
+    assert type(make_backbone(network, CPU, "fp32", 64, 10_000)) is TorchBackbone
+    with pytest.raises(InputError, match="openvino"):
+        pick_backbone_precision(CPU, "int8", 10)
+
+
+def test_a_full_memory_halves_the_batch() -> None:
+    """A GPU cannot be had here: a function that holds three pictures at once stands in for it."""
+
+    def small(images: Tensor) -> Tensor:
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images * 2
+
+    images = torch.arange(11.0)[:, None]
+    torch.testing.assert_close(halving(small, images), images * 2)
+    with pytest.raises(torch.OutOfMemoryError):
+        halving(lambda images: small(torch.zeros(9)), images)
