@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Sample, normalise
 from device import DTYPES, autocast, pick_precision
-from errors import InputError
+from errors import InputError, first_line
 from files import write_folder
 from model import MAP_CHANNELS, STRIDE
 
@@ -56,11 +56,29 @@ def pick_backbone_precision(device: torch.device, name: Precision, count: int) -
 def make_backbone(
     network: nn.Module, device: torch.device, precision: str, size: int, count: int, compiled: bool = False
 ) -> Backbone:
-    """Chooses for `count` pictures of `size` pixels; int8 is `Int8Model`'s."""
+    """Chooses for `count` pictures of `size` pixels; int8 is `Int8Model`'s.
+
+    Args:
+        compiled: PyTorch's compiler, with which a GPU may be faster; it takes about half a minute.
+
+    Raises: InputError where it does not work here.
+    """
     dtype = DTYPES[precision]
+    if compiled:
+        return TorchBackbone(compile_network(network, device, size), device, dtype)
     if device.type == "cpu" and count >= OPENVINO_REPAYS and dtype != torch.float16 and find_spec("openvino"):
         return OpenVINOBackbone(to_openvino(network, size), dtype)
-    return TorchBackbone(torch.compile(network) if compiled else network, device, dtype)
+    return TorchBackbone(network, device, dtype)
+
+
+def compile_network(network: nn.Module, device: torch.device, size: int) -> nn.Module:
+    fast = torch.compile(network)
+    try:
+        with torch.inference_mode():
+            fast(torch.zeros(2, 3, size, size, device=device).contiguous(memory_format=torch.channels_last))
+    except Exception as error:  # the compiler's, of many kinds
+        raise InputError(f"--compile does not work here ({first_line(error)}); leave it out") from error
+    return fast
 
 
 class TorchBackbone:

@@ -135,6 +135,7 @@ class FeatureStore:
                 self.check_disk(len(todo))
                 count = len(todo)
                 self.compute(make(count), todo, [missing[digest] for digest in todo], device, workers, label)
+        parallel.wait()
         self.refresh()
         if any(digest not in self.rows for digest in digests):
             raise InputError(f"{self.folder}: maps are missing; give --cache a folder that all processes see")

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
+
+from errors import InputError
 
 
 def world() -> int:
@@ -37,20 +38,30 @@ def connected(device: torch.device) -> Iterator[None]:
         with Path(os.devnull).open("w") as nowhere:
             sys.stdout = stdout if rank() == 0 else nowhere
             yield
-            dist.barrier()
+            wait()
+    except RuntimeError as error:
+        if "peer" not in str(error):  # gloo's word for the other end
+            raise
+        raise InputError("another of the processes ended; it says why") from error
     finally:
         sys.stdout = stdout
         dist.destroy_process_group()
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 @contextmanager
 def first_alone() -> Iterator[None]:
     """Lets the first process run the block while the others wait, then the others, who find what it left on disk."""
     if rank() > 0:
-        dist.barrier()
+        wait()
     yield
-    if dist.is_initialized() and rank() == 0:
-        dist.barrier()
+    if rank() == 0:
+        wait()
 
 
 def agreed(value: Any) -> Any:
@@ -99,19 +110,35 @@ def at_first(rows: Tensor) -> Tensor:
 
 
 class Step(nn.Module):
-    """What DistributedDataParallel wraps: the parameters and any function that uses them."""
+    """What DistributedDataParallel wraps: parameters, and a function that uses them."""
 
-    def __init__(self, model: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, parameters: list[nn.Parameter], function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.model, self.function = model, function
+        self.trained, self.run = nn.ParameterList(parameters), lambda x: function(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
+        return self.run(x)
 
 
-def averaged(model: nn.Module, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The function, whose gradients on the model's parameters become the mean over all processes."""
-    return function if world() == 1 else DistributedDataParallel(Step(model, function), broadcast_buffers=False)
+def averaged(parameters: list[nn.Parameter], function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The function, whose gradients on the parameters become the mean over all processes."""
+    return function if world() == 1 else DistributedDataParallel(Step(parameters, function))
+
+
+class Total(torch.autograd.Function):
+    """The sum over all processes, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -123,9 +150,9 @@ class BatchNorm2d(nn.BatchNorm2d):
         count = torch.tensor([float(x.numel() // x.shape[1])], device=x.device)
         dist.all_reduce(count)
         values = x.float()
-        mean = all_reduce(values.sum((0, 2, 3))) / count  # (C,)
+        mean = Total.apply(values.sum((0, 2, 3))) / count  # (C,)
         centred = values - mean[:, None, None]
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = Total.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

@@ -90,6 +90,8 @@ class Args:
     device: str = "auto"
     precision: Precision = "auto"
     """int8: of the backbone, on a CPU, calibrated on training pictures; auto takes it there from 2,000 views on."""
+    compile: bool = False
+    """Run the backbone through torch.compile, which needs a C++ compiler; on a GPU it may be faster."""
     workers: int | None = None
     """Processes that decode pictures."""
     cache: Path = Path("data/cache")
@@ -105,6 +107,8 @@ class Args:
                 option = name.replace("_", "-")
                 raise InputError(f"--recipe plain fixes --{option} at {getattr(base, name)}; leave --{option} out")
         recipe = Recipe(**asdict(base) | given)
+        if recipe.views == 0 and self.precision == "int8":
+            raise InputError("--precision int8 needs cached maps: give --views 1 or more, or another precision")
         if recipe.views == 0 and self.recipe == "default":
             if given.get("coarse"):
                 raise InputError("--coarse needs cached maps: leave it out, or give --views 1 or more")
@@ -117,6 +121,8 @@ class Args:
         for name, value in (("epochs", self.epochs), ("batch-size", recipe.batch_size), ("lr", recipe.lr)):
             if value <= 0:
                 raise InputError(f"--{name} {value}: must be above 0")
+        if self.compile and self.precision == "int8":
+            raise InputError("--compile and --precision int8 are two engines for one backbone; give one of them")
         for name, value in (("seed", self.seed), ("workers", self.workers or 0)):
             if value < 0:
                 raise InputError(f"--{name} {value}: must not be below 0")
@@ -200,7 +206,8 @@ def prepare(args: Args, device: torch.device, begun: str) -> Job:
         data.test = [sample for sample in data.test if sample.name in scans or sample.label is None]
         groups = group_duplicates([scans[sample.name] for sample in data.labelled])
         split = split_data(data, groups, args.seed)
-    precision = pick_backbone_precision(device, args.precision, recipe.views * len(split.train) + len(split.val))
+    count = 0 if args.compile or recipe.views == 0 else recipe.views * len(split.train) + len(split.val)
+    precision = pick_backbone_precision(device, args.precision, count)
     print(f"{data.name}: {len(data.classes)} classes; {describe(split)}")
     several = f" x {parallel.world()}" if parallel.world() > 1 else ""
     print(f"weights: {weights.name}, {precision}; {device.type}{several}; run: {run}")
@@ -320,7 +327,8 @@ def pick_backbone(job: Job, model: ActionNet) -> tuple[Callable[[int], Backbone]
     """What makes the backbone for so many pictures, and the name of what it computes in; calibrates int8 if need be."""
     args = job.args
     if job.precision != "int8":
-        return partial(make_backbone, model.base_model, job.device, job.precision, args.image_size), job.precision
+        make = partial(make_backbone, model.base_model, job.device, job.precision, args.image_size)
+        return partial(make, compiled=args.compile), job.precision
     int8 = Int8Model(args.cache, job.weights.sha256, args.image_size)
     with parallel.first_alone():
         if not int8.exists():

@@ -105,7 +105,7 @@ def fit(
 
     Every epoch appends a row to `state.history` and calls `on_epoch` with whether its validation loss is the smallest.
     """
-    forward = parallel.averaged(model, feed.forward)
+    forward = parallel.averaged(model.head_parameters(), feed.forward)
     for epoch in range(len(state.history) + 1, epochs + 1):
         best = best_epoch(state.history)
         if recipe.patience and best and epoch - 1 - max(best["epoch"], recipe.coarse_epochs(epochs)) >= recipe.patience:

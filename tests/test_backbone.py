@@ -1,5 +1,6 @@
 """What runs the frozen backbone: the same maps from every engine, and the choice between them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,23 @@ def test_a_full_memory_halves_the_batch() -> None:
     torch.testing.assert_close(halving(small, images), images * 2)
     with pytest.raises(torch.OutOfMemoryError):
         halving(lambda images: small(torch.zeros(9)), images)
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    torch._dynamo.reset()
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU()).eval()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler on this machine")
+def test_compiling(small: nn.Module) -> None:
+    images = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
+    expected = make_backbone(small, CPU, "fp32", 64, 5)(images)
+    torch.testing.assert_close(make_backbone(small, CPU, "fp32", 64, 5, compiled=True)(images), expected)
+
+
+def test_compiling_without_a_compiler(small: nn.Module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    with pytest.raises(InputError, match="--compile does not work here"):
+        make_backbone(small, CPU, "fp32", 64, 5, compiled=True)

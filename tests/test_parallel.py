@@ -5,20 +5,31 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, SMALL
+from conftest import REPOSITORY
 
 import parallel
+import predict5
+import train
+from backbone import make_backbone
+from dataset import read_dataset
+from features import FeatureStore
+from model import build_model
+from scan import scan_files
+from weights import BackboneWeights
 
-ARGUMENTS = ("--data", "sample", *SMALL, "--epochs", "3", "--coarse", "0.4", "--batch-size", "30", "--patience", "0")
+CPU = torch.device("cpu")
+
+OPTIONS = {"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 3, "coarse": 0.4, "batch_size": 30}
 
 
 def torchrun(folder: Path, script: str, *arguments: object) -> str:
     """Runs a script in two processes, as the README says; returns what it printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(REPOSITORY / script), *map(str, arguments)],
@@ -29,14 +40,15 @@ def torchrun(folder: Path, script: str, *arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory, sample: Path, script) -> Path:
-    """A folder with the runs `one` and `two`, named after the number of their processes."""
+def both(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
+    """A folder with the runs `one` and `two`, named after the number of their processes; `two` made the maps."""
     folder = tmp_path_factory.mktemp("parallel")
     (folder / "sample").symlink_to(sample)
-    done = script(folder, "train.py", *ARGUMENTS, "--run", "one", "--cache", "cache1")
-    assert done.returncode == 0, done.stderr
-    output = torchrun(folder, "train.py", *ARGUMENTS, "--run", "two", "--cache", "cache2")
+    arguments = [part for name, value in OPTIONS.items() for part in (f"--{name.replace('_', '-')}", value)]
+    output = torchrun(folder, "train.py", "--data", "sample", *arguments, "--run", "two")
     assert output.count("best epoch:") == 1  # one process prints
+    with chdir(folder):
+        train.main(train.Args(data=Path("sample"), run="one", **OPTIONS))
     return folder
 
 
@@ -49,29 +61,36 @@ def test_two_processes_train_to_the_numbers_of_one(both: Path) -> None:
     assert len(one) == len(two) == 3
     for row, other in zip(one, two, strict=True):
         for part in ("train", "val"):
-            assert other[part]["loss"] == pytest.approx(row[part]["loss"], rel=2e-3), (row, other)
+            assert other[part]["loss"] == pytest.approx(row[part]["loss"], rel=2e-4), (row, other)
     heads = [torch.load(both / "results" / run / "last.pt", weights_only=True)["head"] for run in ("one", "two")]
-    for name, value in heads[0].items():
-        assert (value.float() - heads[1][name].float()).norm() <= 0.02 * value.float().norm() + 1e-6, name
+    for name in ("conv1.weight", "bn1.running_var", "conv2.weight", "fc.weight"):
+        moved = (heads[1][name] - heads[0][name]).norm() / heads[0][name].norm()
+        assert moved < 0.01, name  # Adam turns rounding into steps where a gradient is near zero
 
 
-def test_shared_maps_are_the_same(both: Path) -> None:
-    files = [sorted((both / cache).glob("maps-*/maps.bin")) for cache in ("cache1", "cache2")]
-    assert [path.parent.name for path in files[0]] == [path.parent.name for path in files[1]]
-    for one, two in zip(*files, strict=True):
-        listed = [(path.parent / "rows.txt").read_text().split() for path in (one, two)]
-        assert listed[0] == listed[1]
-        maps = [torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.bfloat16).float() for path in (one, two)]
-        torch.testing.assert_close(*maps, rtol=2**-7, atol=1e-3 * maps[0].max().item())
+def test_shared_maps_are_the_same(both: Path, tmp_path: Path, untrained: BackboneWeights) -> None:
+    """Within the rounding of bfloat16, since a picture's neighbours in its batch are others."""
+    samples = read_dataset(both / "sample").train
+    digests = [scan.sha256 for scan in scan_files([sample.path for sample in samples], tmp_path / "scans.json")]
+    alone, shared = (
+        FeatureStore(folder, untrained.sha256, 1, 64, "fp32") for folder in (tmp_path, both / "data" / "cache")
+    )
+    mine = [digest for digest in digests if digest in shared.rows]
+    samples = [sample for digest, sample in zip(digests, samples, strict=True) if digest in shared.rows]
+    assert len(mine) == len(shared.rows) == len(set(mine)) > 80
+    network = build_model(untrained, 2).base_model.eval()
+    alone.build(lambda count: make_backbone(network, CPU, "fp32", 64, count), samples, mine, CPU, 0, "alone")
+    expected = alone.read(mine).float()
+    torch.testing.assert_close(shared.read(mine).float(), expected, rtol=2**-7, atol=1e-3 * expected.max().item())
 
 
-def test_two_processes_test_every_picture_once(both: Path, script) -> None:
-    done = script(both, "predict5.py", "--run", "one", "--cache", "cache1")
-    assert done.returncode == 0, done.stderr
+def test_two_processes_test_every_picture_once(both: Path) -> None:
+    with chdir(both):
+        predict5.main(predict5.Args(run="one"))
     folder = both / "results" / "one" / "test"
     alone = json.loads((folder / "metrics.json").read_text())
     tables = [table_of(folder)]
-    torchrun(both, "predict5.py", "--run", "one", "--cache", "cache1")
+    torchrun(both, "predict5.py", "--run", "one")
     shared = json.loads((folder / "metrics.json").read_text())
     tables.append(table_of(folder))
     assert shared["n"] == alone["n"]
