@@ -28,7 +28,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Backbone = Callable[[Tensor], Tensor]  # images (B, 3, S, S) uint8 to maps (B, 2048, S / 32, S / 32), channels last
 OPENVINO_REPAYS = 200  # pictures from which its start is won back
 INT8_REPAYS = 2000  # and those of calibration
-CALIBRATION = 256  # pictures
+CALIBRATION = 128  # pictures
 CHUNK = 4  # pictures for each of OpenVINO's streams at a time
 
 
@@ -88,7 +88,7 @@ class TorchBackbone:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.dtype):
             return torch.cat([self.network(normalise(part)) for part in images.split(self.most)])
 

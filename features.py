@@ -207,7 +207,7 @@ def map_batches(
         for view, store in enumerate(stores):
             where = (views == view).nonzero().flatten()
             if len(where):
-                rows[where.to(device)] = store.read([digests[index] for index in chosen[where].tolist()])
+                rows[where.to(device)] = store.read([digests[index] for index in chosen[where].tolist()]).to(device)
         maps = torch.bmm(turns[mirrored.long().to(device)], rows.to(dtype))  # (B, side * side, 2048)
         yield maps.unflatten(1, (side, side)).permute(0, 3, 1, 2), labels[chosen]
 

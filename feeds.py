@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import parallel
-from dataset import EvalTransform, HarDataset, Sample, TrainTransform, normalise
+from dataset import EvalTransform, HarDataset, Sample, TrainTransform
 from features import FeatureStore, map_batches
 from model import ActionNet
 
@@ -88,9 +88,8 @@ class PictureFeed:
         return self.batches(pictures, torch.arange(len(pictures)))
 
     def batches(self, pictures: HarDataset, order: Tensor) -> Batches:
-        """This process's part of each batch, normalised."""
+        """This process's part of each batch, as bytes."""
         own = [batch[parallel.part(len(batch))].tolist() for batch in order.split(self.batch_size)]
         loader = iter(DataLoader(pictures, batch_sampler=[rows for rows in own if rows], **self.options))
         for rows in own:  # in the last batch, none may be left for the last processes
-            images, targets = next(loader) if rows else (torch.empty(0, 3, self.size, self.size), torch.empty(0).long())
-            yield normalise(images), targets
+            yield next(loader) if rows else (torch.empty(0, 3, self.size, self.size).byte(), torch.empty(0).long())

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 import parallel
+from dataset import normalise
 from device import autocast
 from errors import InputError
 from feeds import Batches, CachedFeed, Forward, PictureFeed
@@ -155,11 +156,12 @@ def mix(inputs: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor,
 
 
 def to_device(batches: Batches, device: torch.device) -> Batches:
+    """Brings batches to the device; pictures travel as bytes and are normalised there."""
     for inputs, targets in batches:
         if device.type == "cuda" and not inputs.is_cuda and not inputs.is_pinned():
             inputs = inputs.pin_memory()  # else the copy would wait
-        inputs = inputs.to(device, non_blocking=True, memory_format=torch.channels_last)
-        yield inputs, targets.to(device, non_blocking=True)
+        inputs = inputs.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        yield normalise(inputs) if inputs.dtype == torch.uint8 else inputs, targets.to(device, non_blocking=True)
 
 
 def shown(batches: Batches, bar: tqdm) -> Batches:

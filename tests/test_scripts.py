@@ -157,6 +157,25 @@ def test_second_run_reuses_the_features(
         train.main(train.Args(run="b", resume=True, epochs=7))
 
 
+def test_int8_is_calibrated_once_and_used_again(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"data": sample, "precision": "int8", "epochs": 1, "views": 1, "cache": Path("cache")}
+    train.main(small(**options, run="q"))
+    assert "calibrating" in capsys.readouterr().out
+    assert json.loads(Path("results/q/best.json").read_text())["precision"] == "int8"
+    predict5.main(predict5.Args(run="q", cache=Path("cache")))
+    with Path("results/q/test/test_predictions.csv").open(newline="") as file:
+        int8 = [float(row["probability"]) for row in csv.DictReader(file)]
+    predict5.main(predict5.Args(run="q", cache=Path("cache"), precision="fp32"))
+    with Path("results/q/test/test_predictions.csv").open(newline="") as file:
+        fp32 = [float(row["probability"]) for row in csv.DictReader(file)]
+    assert int8 != fp32
+    assert int8 == pytest.approx(fp32, abs=0.1)
+    assert "calibrating" not in capsys.readouterr().out
+
+
 def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train.main(small(data=sample, recipe="plain", epochs=1, run="p"))
@@ -173,6 +192,8 @@ def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monke
         ({"data": Path("nowhere")}, r"nowhere: holds neither"),
         ({"recipe": "plain", "mixup": 0.2}, r"--recipe plain fixes --mixup at 0.0; leave --mixup out"),
         ({"views": 0, "coarse": 0.5}, r"--coarse needs cached maps"),
+        ({"views": 0, "precision": "int8"}, r"--precision int8 needs cached maps"),
+        ({"compile": True, "precision": "int8"}, r"--compile and --precision int8"),
         ({"image_size": 100}, r"--image-size 100: must be a multiple of 32"),
         ({"dropout": 1.5}, r"--dropout 1.5: must be 0 to 1"),
         ({"epochs": 0}, r"--epochs 0: must be above 0"),
