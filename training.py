@@ -37,7 +37,7 @@ class Recipe:
     dropout: float = 0.5
     channel_dropout: float = 0.5
     mixup: float = 1.0  # alpha of the beta distribution; 0: off
-    coarse: float = 0.7  # share of the epochs that see the maps averaged from 7x7 to 4x4, a third of the arithmetic
+    coarse: float = 0.5  # share of the epochs that see the maps averaged from 7x7 to 4x4, a third of the arithmetic
     patience: int = 3  # full-size epochs without a smaller validation loss before training ends; 0: never
 
     def coarse_epochs(self, epochs: int) -> int:
