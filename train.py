@@ -121,12 +121,8 @@ class Args:
             low, high = ranges.get(name, (0, math.inf))
             if not low <= getattr(recipe, name) <= high:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(recipe, name)}: must be {low} to {high}")
-        for name, value in (
-            ("epochs", 1 if self.epochs is None else self.epochs),
-            ("batch-size", recipe.batch_size),
-            ("lr", recipe.lr),
-        ):
-            if value <= 0:
+        for name, value in (("epochs", self.epochs), ("batch-size", recipe.batch_size), ("lr", recipe.lr)):
+            if value is not None and value <= 0:
                 raise InputError(f"--{name} {value}: must be above 0")
         if self.compile and self.precision == "int8":
             raise InputError("--compile and --precision int8 are two engines for one backbone; give one of them")
