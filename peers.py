@@ -222,7 +222,7 @@ def plain_recipe(work: Work) -> Piece:
     return piece
 
 
-# Files to squares of 224 pixels, on one core.
+# Files to squares of 224 pixels, (3, 224, 224) uint8, on one core.
 
 
 def decoding(files: Sequence[Path], read: Callable[[Path], Any]) -> Piece:
@@ -253,8 +253,7 @@ def ours_decoding(work: Work, large: bool) -> Piece:
 
 
 def pillow_decoding(work: Work, large: bool) -> Piece:
-    steps = [v2.Resize(256), v2.CenterCrop(SIZE), v2.ToImage(), v2.ToDtype(FP32, True)]
-    transform = v2.Compose([*steps, v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+    transform = v2.Compose([v2.Resize(256), v2.CenterCrop(SIZE), v2.PILToTensor()])
     return decoding(files_of(work, large), lambda file: transform(Image.open(file).convert("RGB")))
 
 
@@ -300,7 +299,11 @@ class Contender:
         self.connection, other = context.Pipe()
         self.process = context.Process(target=serve, args=(other, name, work), daemon=True)
         self.process.start()
-        self.trouble: str | None = self.connection.recv()
+        other.close()  # else the end of the process would go unnoticed
+        try:
+            self.trouble: str | None = self.connection.recv()
+        except EOFError:
+            self.trouble = "its process died while it prepared"
 
     def rate(self) -> float:
         """Images/s of one piece."""

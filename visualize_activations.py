@@ -30,7 +30,7 @@ import grid_figure
 import layer_figures
 import network_figure
 from console import run_script
-from dataset import EvalTransform, HarDataset, normalise, read_dataset
+from dataset import EvalTransform, HarDataset, read_dataset
 from device import pick_device, pick_workers
 from errors import InputError
 from example_figures import Answer
@@ -276,7 +276,7 @@ def draw_dead_units(session: Session, count: int) -> None:
     loader = DataLoader(pictures, BATCH, num_workers=pick_workers(session.device, args.workers))
     layers = [name for name in leaf_layers(model) if isinstance(model.get_submodule(name), torch.nn.ReLU)]
     with tqdm(total=count, desc="dead units", unit=" images") as bar:
-        batches = (normalise(images) for images, _ in shown(to_device(loader, session.device), bar))
+        batches = (images for images, _ in shown(to_device(loader, session.device), bar))
         counts, seen = firing_counts(model, batches, layers)
     path = args.out / f"dead_units_{session.run.name}.png"
     heading = f"Channels that never fire on {seen} test pictures"
