@@ -29,6 +29,7 @@ Backbone = Callable[[Tensor], Tensor]  # images (B, 3, S, S) uint8 to maps (B, 2
 OPENVINO_REPAYS = 200  # pictures from which its start is won back
 INT8_REPAYS = 2000  # and those of calibration
 CALIBRATION = 128  # pictures
+INT8_FORMAT = 1  # to be raised when calibration would give another model
 CHUNK = 4  # pictures for each of OpenVINO's streams at a time
 
 
@@ -39,13 +40,13 @@ def pick_backbone_precision(device: torch.device, name: Precision, count: int) -
 
     Raises: InputError where int8 is asked for and cannot be had.
     """
-    missing = [package for package in ("openvino", "nncf") if find_spec(package) is None]
     if name == "int8":
-        if missing or device.type != "cpu":
-            need = f"the package {missing[0]}, which is not installed" if missing else "--device cpu"
+        if find_spec("openvino") is None or device.type != "cpu":
+            need = "--device cpu" if device.type != "cpu" else "the package openvino, which is not installed"
             raise InputError(f"--precision int8 needs {need}; or give another precision")
         return name
-    if name == "auto" and device.type == "cpu" and not missing and count >= INT8_REPAYS:
+    installed = find_spec("openvino") and find_spec("nncf")
+    if name == "auto" and device.type == "cpu" and installed and count >= INT8_REPAYS:
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()
         if any(capabilities.get(kind) for kind in ("avx512_vnni", "avx_vnni", "amx_int8")):
             return "int8"
@@ -65,20 +66,10 @@ def make_backbone(
     """
     dtype = DTYPES[precision]
     if compiled:
-        return TorchBackbone(compile_network(network, device, size), device, dtype)
+        return compiled_backbone(network, device, dtype, size)
     if device.type == "cpu" and count >= OPENVINO_REPAYS and dtype != torch.float16 and find_spec("openvino"):
         return OpenVINOBackbone(to_openvino(network, size), dtype)
     return TorchBackbone(network, device, dtype)
-
-
-def compile_network(network: nn.Module, device: torch.device, size: int) -> nn.Module:
-    fast = torch.compile(network)
-    try:
-        with torch.inference_mode():
-            fast(torch.zeros(2, 3, size, size, device=device).contiguous(memory_format=torch.channels_last))
-    except Exception as error:  # the compiler's, of many kinds
-        raise InputError(f"--compile does not work here ({first_line(error)}); leave it out") from error
-    return fast
 
 
 class TorchBackbone:
@@ -91,6 +82,15 @@ class TorchBackbone:
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.dtype):
             return torch.cat([self.network(normalise(part)) for part in images.split(self.most)])
+
+
+def compiled_backbone(network: nn.Module, device: torch.device, dtype: torch.dtype, size: int) -> TorchBackbone:
+    fast = TorchBackbone(torch.compile(network, dynamic=True), device, dtype)
+    try:
+        fast(torch.zeros(2, 3, size, size, dtype=torch.uint8))
+    except Exception as error:  # the compiler's, of many kinds
+        raise InputError(f"--compile does not work here ({first_line(error)}); leave it out") from error
+    return fast
 
 
 def halving(backbone: Backbone, images: Tensor) -> Tensor:
@@ -158,16 +158,21 @@ def to_openvino(network: nn.Module, size: int) -> "openvino.Model":  # noqa: F82
 
 
 class Int8Model:
-    """The backbone in 8-bit integers, in a folder of the cache, for one set of weights and one size.
+    """The backbone in 8-bit integers, in a folder of the cache.
+
+    All runs on a dataset share it, so that they share their feature maps too: it is calibrated on training pictures of
+    the first one.
 
     Args:
         folder: the cache folder.
         weights_sha256: digest of the backbone.
+        dataset: the dataset's name.
         size: side of the square pictures in pixels.
     """
 
-    def __init__(self, folder: Path, weights_sha256: str, size: int) -> None:
-        self.folder, self.size = folder / f"int8-{weights_sha256[:16]}-{size}", size
+    def __init__(self, folder: Path, weights_sha256: str, dataset: str, size: int) -> None:
+        key = hashlib.sha256(f"{INT8_FORMAT} {weights_sha256} {dataset} {size}".encode()).hexdigest()
+        self.folder, self.size = folder / f"int8-{key[:16]}", size
         self.file = self.folder / "model.xml"
 
     def exists(self) -> bool:
@@ -184,7 +189,13 @@ class Int8Model:
         return OpenVINOBackbone(openvino.Core().read_model(self.file))
 
     def calibrate(self, network: nn.Module, samples: Sequence[Sample]) -> None:
-        """Makes the model unless it is there: weights by channel, activations by what some of the samples excite."""
+        """Makes the model unless it is there: weights by channel, activations by what some of the samples excite.
+
+        Raises: InputError without samples, or without the package that does it.
+        """
+        if not samples or find_spec("nncf") is None:
+            need = "training pictures of the run (--data)" if not samples else "the package nncf"
+            raise InputError(f"--precision int8 needs {need} to be calibrated; or give another precision")
         some = samples[:: max(1, len(samples) // CALIBRATION)][:CALIBRATION]
         pictures = HarDataset(some, [], EvalTransform(self.size))
         pixels = torch.stack([pictures[index][0] for index in range(len(some))]).permute(0, 2, 3, 1).contiguous()

@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 import checkpoint
@@ -68,7 +69,7 @@ class Bench:
 
     @property
     def work(self) -> Work:
-        return Work(self.data.labelled, self.data.classes, self.scratch / "models", self.scratch)
+        return Work(self.data.labelled, self.data.classes, self.scratch / "models", self.scratch, self.data.name)
 
     def keep(self, name: str, value: dict[str, Any]) -> None:
         """Prints a measurement and writes all that there are."""
@@ -240,12 +241,12 @@ def scale(bench: Bench) -> None:
 
 
 def part_of(bench: Bench, size: int) -> Path:
-    """A dataset of so many pictures, evenly from the whole, by links."""
+    """A dataset of so many pictures, by chance from the whole, by links."""
     root, samples = bench.scratch / f"part_{size}", bench.data.labelled
     (root / "train").mkdir(parents=True)
     rows = [("filename", "label")]
-    for index in range(size):
-        sample = samples[index * len(samples) // size]
+    for index in np.random.default_rng(0).permutation(len(samples))[:size].tolist():
+        sample = samples[index]
         name = f"{index:05d}{sample.path.suffix}"
         (root / "train" / name).symlink_to(sample.path)
         rows.append((name, sample.label))

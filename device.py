@@ -20,6 +20,8 @@ def pick_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cpu":
         keep_memory()
+    if name.startswith("cuda:") and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError(f"--device {name}: with torchrun, give --device cuda, and each process takes a GPU of its own")
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # torchrun's
     try:

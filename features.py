@@ -93,8 +93,10 @@ class FeatureStore:
     def hold(self, digests: Sequence[str], device: torch.device) -> None:
         """Copies these rows to a GPU, where they are read from then on, if half of its free memory holds them."""
         if device.type == "cuda" and len(digests) * self.row_bytes < torch.cuda.mem_get_info(device)[0] / 2:
-            parts = [self.read(digests[start : start + BATCH]).to(device) for start in range(0, len(digests), BATCH)]
-            self.held, self.device = torch.cat(parts), device
+            held = torch.empty(len(digests), *self.row_shape, dtype=torch.bfloat16, device=device)
+            for start in range(0, len(digests), BATCH):
+                held[start : start + BATCH] = self.read(digests[start : start + BATCH]).to(device)
+            self.held, self.device = held, device
             self.rows = {digest: row for row, digest in enumerate(digests)}
 
     def read(self, digests: Sequence[str]) -> Tensor:

@@ -6,7 +6,8 @@ Everything here also works in a process that is alone, and then does nothing.
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,17 @@ def connected(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    stdout = sys.stdout
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        with Path(os.devnull).open("w") as nowhere:
-            sys.stdout = stdout if rank() == 0 else nowhere
+    # The others wait while the first downloads, checks or calibrates, which may take longer than the usual limits.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stdout if rank() == 0 else nowhere):
+        try:
             yield
             wait()
-    except RuntimeError as error:
-        if "peer" not in str(error):  # gloo's word for the other end
-            raise
-        raise InputError("another of the processes ended; it says why") from error
-    finally:
-        sys.stdout = stdout
-        dist.destroy_process_group()
+        except RuntimeError as error:
+            if "peer" not in str(error):  # gloo's word for the other end
+                raise
+            raise InputError("another of the processes ended; it says why") from error
+    dist.destroy_process_group()  # not after an exception: NCCL would wait for the others
 
 
 def wait() -> None:
@@ -70,6 +68,15 @@ def agreed(value: Any) -> Any:
     if dist.is_initialized():
         dist.broadcast_object_list(values)
     return values[0]
+
+
+def check_same(value: Any, what: str) -> None:
+    """Raises: InputError where the processes, on machines of their own perhaps, have not found the same."""
+    if world() > 1:
+        values = [None] * world()
+        dist.all_gather_object(values, value)
+        if any(other != values[0] for other in values):
+            raise InputError(f"the processes do not agree on {what}; give all of them the same, by name")
 
 
 def part(count: int) -> slice:

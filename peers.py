@@ -43,6 +43,7 @@ class Work:
     classes: list[str]
     cache: Path
     scratch: Path
+    dataset: str
 
     def images(self) -> Tensor:
         """(64, 3, 224, 224) uint8."""
@@ -74,7 +75,7 @@ def ours_fp32(work: Work) -> Piece:
 
 def ours_int8(work: Work) -> Piece:
     weights = load_weights()
-    model = Int8Model(work.cache, weights.sha256, SIZE)
+    model = Int8Model(work.cache, weights.sha256, work.dataset, SIZE)
     model.calibrate(network().base_model, work.samples)
     return times(work.images(), model.load())
 

@@ -11,6 +11,7 @@ predictions.csv (filename, label, probability).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,8 +96,9 @@ class Predictor:
         """In the precision asked for; "auto" is int8 where the run was trained on such maps and the model is there."""
         args, record, device, network = self.args, self.record, self.device, self.model.base_model
         size = record["image_size"]
-        int8 = Int8Model(args.cache, record["weights_sha256"], size)
-        own = record["precision"] == "int8" and device.type == "cpu" and int8.exists()
+        int8 = Int8Model(args.cache, record["weights_sha256"], record["dataset"], size)
+        own = device.type == "cpu" and find_spec("openvino") and int8.exists()
+        own = parallel.agreed(own and record["precision"] == f"int8 {int8.sha256}")
         precision = pick_backbone_precision(device, "int8" if own and args.precision == "auto" else args.precision, 0)
         if precision != "int8":
             return make_backbone(network, device, precision, size, count)

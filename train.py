@@ -79,9 +79,9 @@ class Args:
     dropout: float | None = None
     """Share of the 256 pooled features dropped. Default 0.5."""
     channel_dropout: float | None = None
-    """Share of the 2048 map channels dropped. Default 0.5."""
+    """Share of the 2048 map channels dropped. Default 0.3."""
     mixup: float | None = None
-    """Alpha of mixup on what the head gets (--views 0: on pictures); 0: off. Default 1."""
+    """Alpha of mixup on what the head gets (--views 0: on pictures); 0: off. Default 0.2."""
     coarse: float | None = None
     """Share of the epochs that train on maps of half the side, a third of the arithmetic. Default 0.5."""
     patience: int | None = None
@@ -124,6 +124,8 @@ class Args:
         for name, value in (("epochs", self.epochs), ("batch-size", recipe.batch_size), ("lr", recipe.lr)):
             if value is not None and value <= 0:
                 raise InputError(f"--{name} {value}: must be above 0")
+        if self.compile and recipe.views == 0:
+            raise InputError("--compile is for cached maps: leave it out, or give --views 1 or more")
         if self.compile and self.precision == "int8":
             raise InputError("--compile and --precision int8 are two engines for one backbone; give one of them")
         for name, value in (("seed", self.seed), ("workers", self.workers or 0)):
@@ -150,6 +152,7 @@ class Job:
     device: torch.device
     precision: str  # of the backbone
     seconds: dict[str, float]
+    maps: str = ""  # what the feature maps were computed in; of an int8 model, its digest too
 
     @property
     def dtype(self) -> torch.dtype:
@@ -163,6 +166,10 @@ def main(args: Args) -> None:
         begun = parallel.agreed(f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
         with parallel.first_alone():
             job = prepare(args, device, begun)
+        job.precision = parallel.agreed(job.precision)
+        parallel.check_same(job.weights.sha256, "the weights (--weights)")
+        parallel.check_same(job.dtype, "the precision (--precision)")
+        parallel.check_same(split_digests(job), "the pictures (--data)")
         train(job)
 
 
@@ -213,6 +220,9 @@ def prepare(args: Args, device: torch.device, begun: str) -> Job:
         args.epochs = FEW_EPOCHS if recipe != PLAIN and len(split.train) >= MANY_PICTURES else EPOCHS
     count = 0 if args.compile or recipe.views == 0 else recipe.views * len(split.train) + len(split.val)
     precision = pick_backbone_precision(device, args.precision, count)
+    for name in (field.name for field in fields(Recipe) if hasattr(args, field.name)):
+        setattr(args, name, getattr(recipe, name))  # as the run had it, whatever later defaults are
+    args.precision = precision
     print(f"{data.name}: {len(data.classes)} classes; {describe(split)}")
     several = f" x {parallel.world()}" if parallel.world() > 1 else ""
     print(f"weights: {weights.name}, {precision}; {device.type}{several}; run: {run}")
@@ -310,10 +320,10 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
     if job.recipe.views == 0:
         options = (args.image_size, job.recipe.batch_size, workers, args.seed)
         return PictureFeed(model, split.train, split.val, classes, *options)
-    make, name = pick_backbone(job, model)
+    make, job.maps = pick_backbone(job, model)
     stores = []
     for view in range(job.recipe.views):
-        store = FeatureStore(args.cache, job.weights.sha256, view, args.image_size, name)
+        store = FeatureStore(args.cache, job.weights.sha256, view, args.image_size, job.maps)
         samples = split.train + (split.val if view == 0 else [])
         digests = [job.scans[sample.name].sha256 for sample in samples]
         label = f"feature maps, view {view + 1} of {job.recipe.views}"
@@ -334,7 +344,7 @@ def pick_backbone(job: Job, model: ActionNet) -> tuple[Callable[[int], Backbone]
     if job.precision != "int8":
         make = partial(make_backbone, model.base_model, job.device, job.precision, args.image_size)
         return partial(make, compiled=args.compile), job.precision
-    int8 = Int8Model(args.cache, job.weights.sha256, args.image_size)
+    int8 = Int8Model(args.cache, job.weights.sha256, job.data.name, args.image_size)
     with parallel.first_alone():
         if not int8.exists():
             print("calibrating the 8-bit backbone, once for these weights")
@@ -357,7 +367,7 @@ def describe_run(job: Job) -> dict[str, Any]:
         "recipe": asdict(job.recipe),
         "arguments": plain_arguments(job.args),
         "device": str(job.device),
-        "precision": job.precision,
+        "precision": job.maps or job.precision,
         "processes": parallel.world(),
         "versions": checkpoint.versions(),
         "commit": checkpoint.commit(),
@@ -370,6 +380,8 @@ def plain_arguments(args: Args) -> dict[str, Any]:
 
 def resume(job: Job, model: ActionNet, state: State) -> None:
     stored = checkpoint.load_last(job.run, model, job.device)
+    if stored.get("maps", job.maps) != job.maps:
+        raise InputError(f"{job.run}: its feature maps ({stored['maps']}) are gone from {job.args.cache}; train anew")
     state.load_state_dict(stored["state"])
     job.seconds.update(stored["seconds"])
     print(f"going on after epoch {len(state.history)} of {job.args.epochs}")
@@ -391,7 +403,12 @@ def keep_epoch(job: Job, model: ActionNet, state: State, record: dict[str, Any],
     lines = "".join(json.dumps(row) + "\n" for row in state.history)
     write_text(job.run / checkpoint.METRICS, lines)
     last = {"state": state.state_dict(), "arguments": plain_arguments(job.args)}
-    last |= {"weights_sha256": job.weights.sha256, "split": split_digests(job), "seconds": job.seconds}
+    last |= {
+        "maps": job.maps,
+        "weights_sha256": job.weights.sha256,
+        "split": split_digests(job),
+        "seconds": job.seconds,
+    }
     checkpoint.save_last(job.run, model, last)
 
 

@@ -35,8 +35,8 @@ class Recipe:
     warmup: float = 1.0  # epochs
     label_smoothing: float = 0.1
     dropout: float = 0.5
-    channel_dropout: float = 0.5
-    mixup: float = 1.0  # alpha of the beta distribution; 0: off
+    channel_dropout: float = 0.3
+    mixup: float = 0.2  # alpha of the beta distribution; 0: off
     coarse: float = 0.5  # share of the epochs that see the maps averaged from 7x7 to 4x4, a third of the arithmetic
     patience: int = 3  # full-size epochs without a smaller validation loss before training ends; 0: never
 
@@ -75,7 +75,8 @@ class State:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in ("optimizer", "scheduler", "scaler"):
-            getattr(self, name).load_state_dict(state[name])
+            if state[name]:  # a scaler has none where it is not needed
+                getattr(self, name).load_state_dict(state[name])
         self.history = state["history"]
 
 
@@ -115,9 +116,8 @@ def fit(
         torch.manual_seed(seed * 1_000_003 + epoch)  # each epoch stands alone, so that a resumed run repeats it
         lr = state.optimizer.param_groups[0]["lr"]
         model.train()
-        with tqdm(
-            total=len(feed), desc=f"epoch {epoch}", unit=" images", leave=False, disable=parallel.rank() > 0
-        ) as bar:
+        about = {"desc": f"epoch {epoch}", "unit": " images", "leave": False, "disable": parallel.rank() > 0}
+        with tqdm(total=len(feed) // parallel.world(), **about) as bar:
             batches = shown(to_device(feed.train(epoch), device), bar)
             train = train_epoch(forward, batches, state, recipe, device, dtype, np.random.default_rng((seed, epoch)))
         model.eval()

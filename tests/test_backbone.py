@@ -38,7 +38,7 @@ def test_openvino_gives_pytorchs_maps(imagenet: BackboneWeights, sample: Path) -
 
 def test_int8_stays_near(imagenet: BackboneWeights, sample: Path, tmp_path: Path) -> None:
     network = network_of(imagenet)
-    int8 = Int8Model(tmp_path, imagenet.sha256, 96)
+    int8 = Int8Model(tmp_path, imagenet.sha256, "sample", 96)
     assert not int8.exists()
     samples = read_dataset(sample).train
     int8.calibrate(network, samples[40:])
@@ -48,7 +48,7 @@ def test_int8_stays_near(imagenet: BackboneWeights, sample: Path, tmp_path: Path
     assert not torch.equal(maps, expected)
     digest = int8.sha256
     int8.calibrate(network, samples[:40])  # there already
-    assert Int8Model(tmp_path, imagenet.sha256, 96).sha256 == digest
+    assert Int8Model(tmp_path, imagenet.sha256, "sample", 96).sha256 == digest
 
 
 def test_the_choice(monkeypatch: pytest.MonkeyPatch, untrained: BackboneWeights) -> None:
@@ -66,6 +66,8 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch, untrained: BackboneWeights)
     assert type(make_backbone(network, CPU, "fp32", 64, 10_000)) is TorchBackbone
     with pytest.raises(InputError, match="openvino"):
         pick_backbone_precision(CPU, "int8", 10)
+    with pytest.raises(InputError, match="nncf"):
+        Int8Model(Path("nowhere"), "", "", 64).calibrate(network, [None])
 
 
 def test_a_full_memory_halves_the_batch() -> None:

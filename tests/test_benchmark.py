@@ -20,7 +20,7 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 def test_a_contender_works_and_another_says_why_not(sample: Path, tmp_path: Path) -> None:
     data = read_dataset(sample)
-    work = Work(data.labelled, data.classes, tmp_path, tmp_path)
+    work = Work(data.labelled, data.classes, tmp_path, tmp_path, data.name)
     contender = Contender("decoding, the dataset's: ours", work)
     assert contender.trouble is None
     assert contender.rate() > 1
@@ -30,7 +30,7 @@ def test_a_contender_works_and_another_says_why_not(sample: Path, tmp_path: Path
     assert "gone.jpg" in Contender("decoding, the dataset's: ours", replace(work, samples=nowhere)).trouble
 
 
-@pytest.mark.parametrize("size", [20, 120])
+@pytest.mark.parametrize("size", [80, 120])
 def test_a_part_of_a_dataset_is_a_dataset(sample: Path, tmp_path: Path, size: int) -> None:
     data = read_dataset(sample)
     part = read_dataset(part_of(Bench(None, data, tmp_path, {}), size))

@@ -164,7 +164,7 @@ def test_int8_is_calibrated_once_and_used_again(
     options = {"data": sample, "precision": "int8", "epochs": 1, "views": 1, "cache": Path("cache")}
     train.main(small(**options, run="q"))
     assert "calibrating" in capsys.readouterr().out
-    assert json.loads(Path("results/q/best.json").read_text())["precision"] == "int8"
+    assert json.loads(Path("results/q/best.json").read_text())["precision"].startswith("int8 ")
     predict5.main(predict5.Args(run="q", cache=Path("cache")))
     with Path("results/q/test/test_predictions.csv").open(newline="") as file:
         int8 = [float(row["probability"]) for row in csv.DictReader(file)]
