@@ -58,7 +58,8 @@ class FeatureStore:
         text = json.dumps(recipe, indent=1)
         self.folder = folder / f"maps-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "recipe.json").write_text(text, encoding="utf-8")
+        if parallel.rank() == 0:
+            (self.folder / "recipe.json").write_text(text, encoding="utf-8")
         self.maps_file, self.rows_file = self.folder / "maps.bin", self.folder / "rows.txt"
         self.row_shape = (self.side * self.side, MAP_CHANNELS)
         self.map_shape = (MAP_CHANNELS, self.side, self.side)

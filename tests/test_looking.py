@@ -340,6 +340,13 @@ def test_dead_units_of_the_test_set(work: Path) -> None:
     for layer, row in found["layers"].items():
         assert len(row["fires_in"]) == row["channels"], layer
         assert row["dead"] == [channel for channel, count in enumerate(row["fires_in"]) if count == 0], layer
+    model, _, split = checkpoint.load_model(Path("results/a"), torch.device("cpu"))
+    names = list(split["test"])
+    chosen = [names[index] for index in np.random.default_rng(0).permutation(len(names))[:20]]
+    images = torch.stack([file_example(Path("data/sample") / name, 64).input for name in chosen])
+    with torch.inference_mode():
+        fires = model.base_model[:3](images) > 0
+    assert found["layers"]["base_model.relu"]["fires_in"] == fires.flatten(2).any(2).sum(0).tolist()
     with pytest.raises(InputError, match=r"--dead-units 91: the test set has 90"):
         grids.main(grids.Args(dead_units=91))
 
