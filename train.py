@@ -30,7 +30,7 @@ import sample_data
 from backbone import Backbone, Int8Model, Precision, make_backbone, pick_backbone_precision
 from console import run_script
 from dataset import ActionData, find_root, read_dataset
-from device import pick_device, pick_precision, pick_workers
+from device import pick_device, pick_precision, pick_workers, return_memory
 from errors import InputError
 from features import FeatureStore
 from feeds import CachedFeed, PictureFeed
@@ -328,6 +328,7 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
         digests = [job.scans[sample.name].sha256 for sample in samples]
         label = f"feature maps, view {view + 1} of {job.recipe.views}"
         store.build(make, samples, digests, job.device, workers, label)
+        return_memory()
         store.hold(digests, job.device)
         stores.append(store)
     rows = [
@@ -349,6 +350,7 @@ def pick_backbone(job: Job, model: ActionNet) -> tuple[Callable[[int], Backbone]
         if not int8.exists():
             print("calibrating the 8-bit backbone, once for these weights")
             int8.calibrate(model.base_model, job.split.train)
+            return_memory()
     return lambda count: int8.load(), f"int8 {int8.sha256}"
 
 
