@@ -168,16 +168,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
-class RowDropout(nn.Module):
-    """Dropout of (B, C) features or of whole channels of (B, C, h, w) maps, the same for any number of processes.
-
-    Args:
-        p: share that is dropped.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
+class RowDropout(nn.Dropout):
+    """Dropout of (B, C) features or of whole channels of (B, C, h, w) maps, the same for any number of processes."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
@@ -186,6 +178,3 @@ class RowDropout(nn.Module):
         drawn = torch.rand(total, x.shape[1], device=x.device)[begin : begin + len(x)]
         kept = (drawn >= self.p).to(x.dtype) / max(1 - self.p, 1e-12)
         return x * kept.view(*kept.shape, *[1] * (x.dim() - 2))
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
