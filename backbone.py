@@ -9,6 +9,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -18,8 +19,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+import parallel
 from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Sample, normalise
-from device import DTYPES, autocast, pick_precision
+from device import DTYPES, autocast, pick_precision, return_memory
 from errors import InputError, first_line
 from files import write_folder
 from model import MAP_CHANNELS, STRIDE
@@ -179,9 +181,10 @@ class Int8Model:
         return self.file.exists()
 
     @property
-    def sha256(self) -> str:
-        """Digest of the calibrated model, since another calibration gives other maps."""
-        return hashlib.sha256(self.file.read_bytes() + self.file.with_suffix(".bin").read_bytes()).hexdigest()
+    def name(self) -> str:
+        """What maps of this model are called by; another calibration gives others."""
+        files = self.file.read_bytes() + self.file.with_suffix(".bin").read_bytes()
+        return f"int8 {hashlib.sha256(files).hexdigest()}"
 
     def load(self) -> OpenVINOBackbone:
         import openvino
@@ -215,3 +218,25 @@ class Int8Model:
             )
             with write_folder(self.folder) as folder:
                 openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+
+
+def backbone_maker(
+    network: nn.Module,
+    device: torch.device,
+    precision: str,
+    int8: Int8Model,
+    samples: Callable[[], Sequence[Sample]],
+    compiled: bool = False,
+) -> tuple[Callable[[int], Backbone], str]:
+    """Returns what makes the backbone for so many pictures, and the name of what it computes in.
+
+    Args:
+        int8: the model for that precision, calibrated on `samples()` unless it is there.
+    """
+    if precision != "int8":
+        return partial(make_backbone, network, device, precision, int8.size, compiled=compiled), precision
+    with parallel.first_alone():
+        if not int8.exists():
+            int8.calibrate(network, samples())
+            return_memory()
+    return lambda count: int8.load(), int8.name

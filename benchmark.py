@@ -31,7 +31,8 @@ from console import run_script
 from dataset import ActionData, find_root, read_dataset
 from errors import InputError
 from files import write_json
-from peers import Work, ours_int8, race
+from peers import Work, ours_int8
+from race import race
 
 Part = Literal["training", "backbone", "head", "decoding", "predict", "looking", "scale"]
 ORIGINAL = 0.6377  # validation accuracy of the work that this repository follows

@@ -27,7 +27,7 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         torch.backends.cudnn.deterministic = True  # the same seed gives the same numbers
         device = torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not to be had here ({first_line(error)}); use --device auto") from error
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -1,15 +1,12 @@
-"""What `benchmark.py` measures: our way and others' of doing the same work, each in a process of its own.
+"""What `benchmark.py` measures: our way and others' of doing the same work.
 
 A contender is a function that prepares and returns another, which does a piece of the work and returns how many
 pictures that were. Whatever needs a package that is not installed raises ImportError.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
-from tqdm import tqdm
 
 from backbone import Int8Model, TorchBackbone, make_backbone, to_openvino
 from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Sample, load_image, normalise
-from device import keep_memory
 from feeds import PictureFeed
 from model import MAP_CHANNELS, ActionNet, MapConv2d, build_model
 from training import PLAIN, Recipe, start, to_device, train_epoch
@@ -270,14 +265,17 @@ CONTENDERS: dict[str, Callable[[Work], Piece]] = {
     "backbone: ours, int8": ours_int8,
     "backbone: torchvision, eager": torchvision_eager,
     "backbone: PyTorch, channels last": channels_last,
+    "backbone: PyTorch, channels last, memory kept": channels_last,
     "backbone: torch.compile, frozen weights": compiled,
     "backbone: ONNX Runtime": onnx_runtime,
     "backbone: OpenVINO, its defaults": openvino_defaults,
     "backbone: matrix product of as many operations": backbone_at_peak,
     "head, maps of 4x4: ours": lambda work: head_steps(4),
+    "head, maps of 4x4: Winograd, PyTorch's memory": lambda work: head_steps(4),
     "head, maps of 4x4: PyTorch's convolutions": lambda work: plain_head_steps(4),
     "head, maps of 4x4: matrix product of as many operations": lambda work: head_at_peak(4),
     "head, maps of 7x7: ours": lambda work: head_steps(7),
+    "head, maps of 7x7: Winograd, PyTorch's memory": lambda work: head_steps(7),
     "head, maps of 7x7: PyTorch's convolutions": lambda work: plain_head_steps(7),
     "head, maps of 7x7: matrix product of as many operations": lambda work: head_at_peak(7),
     "plain training: tutorial loop": lambda work: tutorial(work, True),
@@ -290,64 +288,3 @@ CONTENDERS: dict[str, Callable[[Work], Piece]] = {
     "decoding, 12 megapixels: Pillow and torchvision": lambda work: pillow_decoding(work, True),
     "decoding, 12 megapixels: torchvision alone": lambda work: torchvision_decoding(work, True),
 }
-
-
-class Contender:
-    """A process that prepared one of the contenders and does its piece when asked."""
-
-    def __init__(self, name: str, work: Work) -> None:
-        context = get_context("spawn")
-        self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, name, work), daemon=True)
-        self.process.start()
-        other.close()  # else the end of the process would go unnoticed
-        try:
-            self.trouble: str | None = self.connection.recv()
-        except EOFError:
-            self.trouble = "its process died while it prepared"
-
-    def rate(self) -> float:
-        """Images/s of one piece."""
-        self.connection.send(None)
-        return self.connection.recv()
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.join()
-
-
-def serve(connection: Connection, name: str, work: Work) -> None:
-    """Runs in the contender's process: prepares, warms up, then answers each request with the rate of a piece."""
-    if "ours" in name:
-        keep_memory()
-    try:
-        piece = CONTENDERS[name](work)
-        piece()
-    except Exception as error:
-        connection.send(f"{type(error).__name__}: {error}".splitlines()[0])
-        return
-    connection.send(None)
-    while True:
-        connection.recv()
-        begin = time.perf_counter()
-        count = piece()
-        connection.send(count / (time.perf_counter() - begin))
-
-
-def race(title: str, work: Work, rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Lets all contenders whose name begins with `title` take turns.
-
-    Returns: images/s of every round by contender, and what kept others from taking part.
-    """
-    names = [name for name in CONTENDERS if name.startswith(f"{title}: ")]
-    contenders = {name.removeprefix(f"{title}: "): Contender(name, work) for name in names}
-    absent = {name: contender.trouble for name, contender in contenders.items() if contender.trouble}
-    runs: dict[str, list[float]] = {name: [] for name in contenders if name not in absent}
-    try:
-        for _ in tqdm(range(rounds), title, leave=False):
-            for name, rates in runs.items():
-                rates.append(round(contenders[name].rate(), 3))
-    finally:
-        for contender in contenders.values():
-            contender.end()
-    return runs, absent

@@ -25,7 +25,7 @@ from tqdm import tqdm
 import checkpoint
 import figures
 import parallel
-from backbone import Backbone, Int8Model, Precision, halving, make_backbone, pick_backbone_precision
+from backbone import Backbone, Int8Model, Precision, backbone_maker, halving, pick_backbone_precision
 from console import run_script
 from dataset import EvalTransform, HarDataset, Sample, image_files, read_dataset
 from device import pick_device, pick_precision, pick_workers
@@ -94,20 +94,17 @@ class Predictor:
 
     def pick_backbone(self, count: int) -> Backbone:
         """In the precision asked for; "auto" is int8 where the run was trained on such maps and the model is there."""
-        args, record, device, network = self.args, self.record, self.device, self.model.base_model
-        size = record["image_size"]
-        int8 = Int8Model(args.cache, record["weights_sha256"], record["dataset"], size)
-        own = device.type == "cpu" and find_spec("openvino") and int8.exists()
-        own = parallel.agreed(own and record["precision"] == f"int8 {int8.sha256}")
-        precision = pick_backbone_precision(device, "int8" if own and args.precision == "auto" else args.precision, 0)
-        if precision != "int8":
-            return make_backbone(network, device, precision, size, count)
-        with parallel.first_alone():
-            if not int8.exists():
-                print("calibrating the 8-bit backbone, once for these weights")
-                data = read_dataset(args.data or Path(record["data"]))
-                int8.calibrate(network, [sample for sample in data.train if sample.name in self.split["train"]])
-        return int8.load()
+        args, record = self.args, self.record
+        int8 = Int8Model(args.cache, record["weights_sha256"], record["dataset"], record["image_size"])
+        own = self.device.type == "cpu" and find_spec("openvino") and int8.exists()
+        own = parallel.agreed(own and record["precision"] == int8.name)
+        wish = "int8" if own and args.precision == "auto" else args.precision
+        precision = pick_backbone_precision(self.device, wish, 0)
+        return backbone_maker(self.model.base_model, self.device, precision, int8, self.training_pictures)[0](count)
+
+    def training_pictures(self) -> list[Sample]:
+        data = read_dataset(self.args.data or Path(self.record["data"]))
+        return [sample for sample in data.train if sample.name in self.split["train"]]
 
 
 def main(args: Args) -> None:

@@ -13,11 +13,10 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ import checkpoint
 import figures
 import parallel
 import sample_data
-from backbone import Backbone, Int8Model, Precision, make_backbone, pick_backbone_precision
+from backbone import Int8Model, Precision, backbone_maker, pick_backbone_precision
 from console import run_script
 from dataset import ActionData, find_root, read_dataset
 from device import pick_device, pick_precision, pick_workers, return_memory
@@ -320,7 +319,10 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
     if job.recipe.views == 0:
         options = (args.image_size, job.recipe.batch_size, workers, args.seed)
         return PictureFeed(model, split.train, split.val, classes, *options)
-    make, job.maps = pick_backbone(job, model)
+    int8 = Int8Model(args.cache, job.weights.sha256, job.data.name, args.image_size)
+    make, job.maps = backbone_maker(
+        model.base_model, job.device, job.precision, int8, lambda: split.train, args.compile
+    )
     stores = []
     for view in range(job.recipe.views):
         store = FeatureStore(args.cache, job.weights.sha256, view, args.image_size, job.maps)
@@ -337,21 +339,6 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
     ]
     coarse_epochs = job.recipe.coarse_epochs(args.epochs)
     return CachedFeed(model, stores, *rows, job.recipe.batch_size, coarse_epochs, args.seed, job.dtype)
-
-
-def pick_backbone(job: Job, model: ActionNet) -> tuple[Callable[[int], Backbone], str]:
-    """What makes the backbone for so many pictures, and the name of what it computes in; calibrates int8 if need be."""
-    args = job.args
-    if job.precision != "int8":
-        make = partial(make_backbone, model.base_model, job.device, job.precision, args.image_size)
-        return partial(make, compiled=args.compile), job.precision
-    int8 = Int8Model(args.cache, job.weights.sha256, job.data.name, args.image_size)
-    with parallel.first_alone():
-        if not int8.exists():
-            print("calibrating the 8-bit backbone, once for these weights")
-            int8.calibrate(model.base_model, job.split.train)
-            return_memory()
-    return lambda count: int8.load(), f"int8 {int8.sha256}"
 
 
 def describe_run(job: Job) -> dict[str, Any]:

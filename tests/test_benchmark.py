@@ -7,7 +7,8 @@ import pytest
 
 from benchmark import Bench, compare, part_of
 from dataset import read_dataset
-from peers import CONTENDERS, Contender, Work
+from peers import CONTENDERS, Work
+from race import Contender
 
 
 def test_ratios_are_taken_round_by_round() -> None:
