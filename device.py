@@ -37,8 +37,8 @@ def pick_device(name: str = "auto") -> torch.device:
 def keep_memory() -> None:
     """Tells glibc to keep freed memory instead of handing it back to the system.
 
-    PyTorch asks anew for the memory of every layer's output, and mapping fresh pages took a quarter of the time of
-    ResNet-50 on a CPU and half of the head's. Other C libraries are left as they are.
+    PyTorch asks anew for the memory of every layer's output, and mapping fresh pages takes a good part of the time (see
+    "memory kept" and "PyTorch's memory" in `results/benchmark.json`). Other C libraries are left as they are.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(library, "mallopt"):

@@ -85,12 +85,18 @@ def part(count: int) -> slice:
     return slice(min(count, rank() * step), min(count, (rank() + 1) * step))
 
 
-def place(count: int) -> tuple[int, int]:
-    """Where this process's `count` rows begin among those of all processes, and how many these are."""
+def all_counts(count: int) -> list[int]:
+    """The processes' numbers of rows, of which this one has `count`."""
     counts = [count]
     if world() > 1:
         counts = [0] * world()
         dist.all_gather_object(counts, count)
+    return counts
+
+
+def place(count: int) -> tuple[int, int]:
+    """Where this process's `count` rows begin among those of all processes, and how many these are."""
+    counts = all_counts(count)
     return sum(counts[: rank()]), sum(counts)
 
 
@@ -107,8 +113,7 @@ def at_first(rows: Tensor) -> Tensor:
     """In the first process the rows of all processes, in their order; elsewhere its own."""
     if world() == 1:
         return rows
-    counts = [0] * world()
-    dist.all_gather_object(counts, len(rows))
+    counts = all_counts(len(rows))
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts] if rank() == 0 else None
