@@ -73,6 +73,7 @@ def load_model(run: Path, device: torch.device) -> tuple[ActionNet, dict[str, An
     record = content["record"]
     model = ActionNet(len(record["classes"]), content["stride_on"])
     model.load_state_dict(content["model"])
+    model.temperature = record.get("temperature", 1.0)
     model = model.to(device, memory_format=torch.channels_last).eval()
     return model, record, content["split"]
 

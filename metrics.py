@@ -1,5 +1,8 @@
 """Pure functions from logits and targets to numbers."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix as count_pairs
@@ -9,46 +12,43 @@ from torch import Tensor
 TOP = 5
 
 
-def averages(targets: Tensor, predicted: Tensor, how: str) -> dict[str, float]:
-    """Precision, recall and F1 over the classes that occur, "weighted" by their pictures or "macro".
+def by_class(logits: Tensor, targets: Tensor) -> tuple[np.ndarray, ...]:
+    """Precision, recall, F1 and pictures of each class, (K,) each; a class that is never predicted has precision 0."""
+    predicted, labels = logits.argmax(1).numpy(), range(logits.shape[1])
+    return precision_recall_fscore_support(targets.numpy(), predicted, labels=labels, zero_division=0)
 
-    A class that is never predicted has precision 0.
-    """
-    labels = np.unique(targets.numpy())
-    scores = precision_recall_fscore_support(
-        targets.numpy(), predicted.numpy(), labels=labels, average=how, zero_division=0
-    )
-    return dict(zip(("precision", "recall", "f1"), map(float, scores[:3]), strict=True))
+
+def means(columns: tuple[np.ndarray, ...], weights: np.ndarray) -> dict[str, float]:
+    """Precision, recall and F1 over the classes."""
+    return {
+        name: float(np.average(column, weights=weights))
+        for name, column in zip(("precision", "recall", "f1"), columns[:3], strict=True)
+    }
 
 
 def summarise(logits: Tensor, targets: Tensor) -> dict[str, float]:
     """Mean cross-entropy (nats), accuracy and weighted precision, recall, F1 (0..1) of logits (N, K), targets (N,)."""
-    predicted = logits.argmax(1)
+    columns = by_class(logits, targets)
     return {
         "loss": torch.nn.functional.cross_entropy(logits.float(), targets).item(),
-        "accuracy": (predicted == targets).float().mean().item(),
-        **averages(targets, predicted, "weighted"),
+        "accuracy": (logits.argmax(1) == targets).float().mean().item(),
+        **means(columns, columns[3]),
     }
 
 
-def report(logits: Tensor, targets: Tensor, classes: list[str]) -> dict:
-    """Everything that the test prints: `summarise`, macro averages, top-5 accuracy and a row per class."""
-    predicted = logits.argmax(1)
+def report(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """What a test says: `summarise`, plain means over the classes that occur, top-5 accuracy, a row per class."""
     best = logits.topk(min(TOP, len(classes)), dim=1).indices  # (N, ≤5)
-    macro = averages(targets, predicted, "macro")
-    columns = precision_recall_fscore_support(
-        targets.numpy(), predicted.numpy(), labels=range(len(classes)), zero_division=0
-    )
-    per_class = {
-        name: {"precision": float(p), "recall": float(r), "f1": float(f), "n": int(n)}
-        for name, p, r, f, n in zip(classes, *columns, strict=True)
-    }
+    columns = by_class(logits, targets)
     return {
         "n": len(targets),
         **summarise(logits, targets),
-        **{f"macro_{key}": value for key, value in macro.items()},
+        **{f"macro_{key}": value for key, value in means(columns, columns[3] > 0).items()},
         "top5_accuracy": (best == targets[:, None]).any(1).float().mean().item(),
-        "per_class": per_class,
+        "per_class": {
+            name: {"precision": float(p), "recall": float(r), "f1": float(f), "n": int(n)}
+            for name, p, r, f, n in zip(classes, *columns, strict=True)
+        },
     }
 
 

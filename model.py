@@ -58,13 +58,16 @@ class ActionNet(nn.Module):
         stride_on: see `resnet50_with_stride_on`.
         dropout: share of the 256 pooled features dropped in training.
         channel_dropout: share of the 2048 map channels dropped in training, each as a whole.
+
+    Attributes:
+        temperature: what `probabilities` divides logits by; fitted on validation (`trust.fit_temperature`).
     """
 
     def __init__(
         self, num_classes: int, stride_on: str = "conv2", dropout: float = 0.0, channel_dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.stride_on = stride_on
+        self.stride_on, self.temperature = stride_on, 1.0
         stages = list(resnet50_with_stride_on(stride_on).named_children())[:-2]  # without avgpool and fc
         self.base_model = nn.Sequential(OrderedDict(stages)).requires_grad_(False)
         self.channel_dropout = RowDropout(channel_dropout)
@@ -95,6 +98,10 @@ class ActionNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, S, S) to logits (B, K)."""
         return self.head(self.base_model(images))  # maps (B, 2048, S / 32, S / 32)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (…, K) to calibrated probabilities (…, K)."""
+        return (logits / self.temperature).softmax(-1)
 
     def head_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]

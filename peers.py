@@ -22,7 +22,8 @@ from backbone import Int8Model, TorchBackbone, make_backbone, to_openvino
 from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Sample, load_image, normalise
 from feeds import PictureFeed
 from model import MAP_CHANNELS, ActionNet, MapConv2d, build_model
-from training import PLAIN, Recipe, start, to_device, train_epoch
+from recipe import PLAIN, Recipe
+from training import start, to_device, train_epoch
 from weights import load_weights
 
 SIZE, BATCH, HEAD_BATCH = 224, 64, 128

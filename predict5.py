@@ -4,9 +4,10 @@
     python predict5.py --run NAME --data DIR  another run; its dataset lies elsewhere now
     python predict5.py PICTURE_OR_FOLDER …    a table of predictions; --csv FILE keeps it
 
-Writes results/<run>/test/: metrics.json, per_class.csv, conf_matrix.png and .csv, pred.png and .json (five pictures),
-mistakes.png and .json (the most confident ones), test_predictions.csv; for a Testing_set.csv without labels also
-predictions.csv (filename, label, probability).
+Writes results/<run>/test/: metrics.json (with intervals), per_class.csv, conf_matrix.png and .csv, pred.png and .json
+(five pictures), mistakes.png and .json (the most confident ones), trust.png and .json (calibration, coverage),
+confused.png, label_issues.csv and .png (labels to review), test_predictions.csv; for a Testing_set.csv without labels
+also predictions.csv (filename, label, probability).
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import tyro
 from torch import Tensor
@@ -23,21 +23,20 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import checkpoint
-import figures
 import parallel
 from backbone import Backbone, Int8Model, Precision, backbone_maker, halving, pick_backbone_precision
 from console import run_script
-from dataset import EvalTransform, HarDataset, Sample, image_files, read_dataset
+from dataset import ActionData, EvalTransform, HarDataset, Sample, image_files, read_dataset
 from device import pick_device, pick_precision, pick_workers
 from errors import InputError
+from evaluation import Test, answers
 from examples import check_test_set
-from files import write_csv, write_json
-from metrics import TOP, confusion_matrix, report
+from files import write_csv
 from model import ActionNet
-from scan import check_pictures
+from scan import check_pictures, group_duplicates
 from training import predict, shown
 
-PANELS, MISTAKES = 5, 10
+OPTIONAL = ("mistakes.png", "confused.png", "label_issues.png", "predictions.csv")  # not written by every test
 
 
 @dataclass
@@ -143,7 +142,7 @@ def predict_images(predictor: Predictor) -> None:
     logits, _ = predictor(samples)
     if parallel.rank() > 0:
         return
-    rows = describe(samples, logits, predictor.record["classes"])
+    rows = answers(samples, predictor.model.probabilities(logits), predictor.record["classes"])
     width = max(len(row["filename"]) for row in rows)
     for row in rows:
         print(f"{row['filename']:{width}s}  " + "  ".join(f"{name} {value:.2f}" for name, value in row["top"][:3]))
@@ -162,19 +161,6 @@ def readable(samples: list[Sample], args: Args) -> list[Sample]:
     return [sample for sample in samples if sample.name in good]
 
 
-def describe(samples: Sequence[Sample], logits: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """For each picture its name, true and predicted class, probability and the five most probable classes."""
-    values, indices = logits.softmax(1).topk(min(TOP, len(classes)), dim=1)
-    rows = []
-    for sample, probabilities, order in zip(samples, values.tolist(), indices.tolist(), strict=True):
-        top = [(classes[index], round(value, 6)) for index, value in zip(order, probabilities, strict=True)]
-        rows.append({
-            "filename": sample.name, "path": sample.path, "true": sample.label,
-            "predicted": top[0][0], "probability": top[0][1], "top": top,
-        })  # fmt: skip
-    return rows
-
-
 def test(predictor: Predictor) -> None:
     """Measures the test set of the run's own split, prints the figures and writes them with their pictures."""
     record, folder = predictor.record, predictor.run / "test"
@@ -183,72 +169,62 @@ def test(predictor: Predictor) -> None:
     with parallel.first_alone():
         samples = check_test_set(data, digests, digests, record["classes"], predictor.args.cache)
     logits, targets = predictor(samples)
-    unlabelled, answers = [], None
+    unlabelled, given = [], None
     if data.test and not data.test_is_labelled:
         unlabelled = readable(data.test, predictor.args)
-        answers = predictor(unlabelled)[0]
+        given = predictor(unlabelled)[0]
     if parallel.rank() > 0:
         return
-    for stale in (folder / "mistakes.png", folder / "predictions.csv"):  # not written by every test
+    for stale in (folder / name for name in OPTIONAL):
         stale.unlink(missing_ok=True)
-    counts = confusion_matrix(logits, targets, len(record["classes"]))
-    figures_of_test = report(logits, targets, record["classes"])
-    rows = describe(samples, logits, record["classes"])
+    tested = Test(folder, predictor.title, samples, record["classes"], logits, targets, predictor.model.temperature)
     about = {key: record[key] for key in ("dataset", "weights", "weights_sha256", "epoch", "seed")}
-    write_json(folder / "metrics.json", figures_of_test | about | {"run": predictor.run.name})
-    print_metrics(figures_of_test)
-    write_tables(folder, figures_of_test, rows, counts, record)
-    draw(predictor, folder, rows, counts, figures_of_test)
-    if answers is not None:
-        rows = describe(unlabelled, answers, record["classes"])
+    if record["arguments"].get("ignore_copies"):
+        about["copies"] = tested.by_copies(learned_copies(predictor, data, samples))
+    values = tested.write(about | {"run": predictor.run.name}, predictor.args.seed)
+    print_metrics(values)
+    if given is not None:
+        rows = answers(unlabelled, predictor.model.probabilities(given), record["classes"])
         table = [(Path(row["filename"]).name, row["predicted"], row["probability"]) for row in rows]
         write_csv(folder / "predictions.csv", [("filename", "label", "probability"), *table])
     print("written: " + "  ".join(str(path) for path in sorted(folder.glob("[!.]*"))))
-    print(f"{predictor.title}: test accuracy {figures_of_test['accuracy']:.4f} on {figures_of_test['n']} pictures")
+    print(f"{predictor.title}: test accuracy {values['accuracy']:.4f} on {values['n']} pictures")
+
+
+def learned_copies(predictor: Predictor, data: ActionData, samples: Sequence[Sample]) -> list[bool]:
+    """Whether the run was trained on a copy of each of these pictures."""
+    trained = [sample for sample in data.labelled if sample.name in predictor.split["train"]]
+    both = [*samples, *trained]
+    scans = check_pictures(both, predictor.args.cache / "scans.json", skip_bad=True)
+    groups = group_duplicates([scans[sample.name] for sample in both]).tolist()
+    learned = set(groups[len(samples) :])
+    return [group in learned for group in groups[: len(samples)]]
 
 
 def print_metrics(values: dict[str, Any]) -> None:
-    print(f"\ntest set: {values['n']} pictures")
+    print(f"\ntest set: {values['n']} pictures; in brackets, 95 % intervals of other pictures (bootstrap)")
     for key in ("accuracy", "top5_accuracy", "loss", "precision", "recall", "f1"):
+        low, high = values["intervals"][key]
         macro = f"   macro {values[f'macro_{key}']:.4f}" if f"macro_{key}" in values else ""
-        print(f"  {key:14s} {values[key]:.4f}{macro}")
+        print(f"  {key:14s} {values[key]:.4f} ({low:.4f} to {high:.4f}){macro}")
+    said = values["calibration"]
+    print(
+        f"  calibration    {said['expected_error']:.4f} expected error with temperature {said['temperature']:.2f}, "
+        f"{said['expected_error_uncalibrated']:.4f} without"
+    )
+    for row in values["coverage"][1:]:
+        share = f"{row['coverage']:.0%} of the pictures"
+        print(f"  from {row['threshold']:.0%} on    {row['accuracy']:.4f} accuracy of {share}")
+    for kind, row in values.get("copies", {}).items():
+        print(f"  {kind}: accuracy {row['accuracy']:.4f} of {row['n']} pictures")
+    for pair in values["confused_pairs"][:3]:
+        print(f"  {' / '.join(pair['classes'])}: {sum(pair['n'])} of {pair['of']} confused")
+    print(f"  {values['label_issues']} labels to review")
     width = max(len(name) for name in values["per_class"])
     print(f"\n  {'class':{width}s}  precision  recall      F1     n")
     for name, row in values["per_class"].items():
         print(f"  {name:{width}s}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:6.3f}  {row['n']:4d}")
     print()
-
-
-def write_tables(
-    folder: Path, values: dict[str, Any], rows: list[dict[str, Any]], counts: np.ndarray, record: dict[str, Any]
-) -> None:
-    columns = ("precision", "recall", "f1", "n")
-    per_class = [(name, *(row[key] for key in columns)) for name, row in values["per_class"].items()]
-    write_csv(folder / "per_class.csv", [("class", *columns), *per_class])
-    matrix = [(name, *line) for name, line in zip(record["classes"], counts.tolist(), strict=True)]
-    write_csv(folder / "conf_matrix.csv", [("true \\ predicted", *record["classes"]), *matrix])
-    keys = ("filename", "true", "predicted", "probability")
-    write_csv(folder / "test_predictions.csv", [keys, *([row[key] for key in keys] for row in rows)])
-
-
-def draw(
-    predictor: Predictor, folder: Path, rows: list[dict[str, Any]], counts: np.ndarray, values: dict[str, Any]
-) -> None:
-    title = predictor.title
-    accuracy = f"test accuracy {values['accuracy']:.1%} on {values['n']} pictures"
-    figures.confusion(counts, predictor.record["classes"], f"{title}\n{accuracy}", folder / "conf_matrix.png")
-    chosen = np.random.default_rng(predictor.args.seed).permutation(len(rows)).tolist()
-    new, more = [], []  # a picture of each class comes before a second one of any
-    for row in (rows[index] for index in chosen):
-        (more if row["true"] in {other["true"] for other in new} else new).append(row)
-    wrong = sorted((row for row in rows if row["true"] != row["predicted"]), key=lambda row: -row["probability"])
-    for name, picked, what in (
-        ("pred", (new + more)[:PANELS], "sample predictions"),
-        ("mistakes", wrong[:MISTAKES], "most confident mistakes"),
-    ):
-        if picked:
-            figures.predictions(picked, f"{title}\n{what}", folder / f"{name}.png")
-        write_json(folder / f"{name}.json", [{k: v for k, v in row.items() if k != "path"} for row in picked])
 
 
 if __name__ == "__main__":

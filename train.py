@@ -10,7 +10,6 @@ snapshots/.
 """
 
 import json
-import math
 import re
 import time
 from collections.abc import Iterator
@@ -35,13 +34,12 @@ from features import FeatureStore
 from feeds import CachedFeed, PictureFeed
 from files import write_json, write_text
 from model import STRIDE, ActionNet, build_model
+from recipe import Recipe, default_epochs, make_recipe, recipe_fields
 from scan import Scan, check_pictures, group_duplicates
 from split import Split, describe, split_data
-from training import PLAIN, Recipe, State, best_epoch, fit, start
+from training import State, best_epoch, fit, start
 from weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
 
-EPOCHS = 20
-FEW_EPOCHS, MANY_PICTURES = 8, 2000  # so many pictures make enough steps in fewer epochs
 RESUME_FREE = {"data", "cache", "results", "run", "resume", "device", "workers"}  # what may be given with --resume
 
 
@@ -87,6 +85,8 @@ class Args:
     """Stop after so many full-size epochs without a smaller validation loss; 0: never. Default 3."""
     snapshots: bool = False
     """Keep the head after every epoch (21 MB each), for `visualize_activations.py --training`."""
+    ignore_copies: bool = False
+    """Split as if no picture had copies, for `predict5.py` to show what that leak is worth."""
     skip_bad: bool = False
     """Leave unreadable pictures out instead of stopping."""
     device: str = "auto"
@@ -101,28 +101,12 @@ class Args:
 
     def resolve(self) -> Recipe:
         """Returns the recipe, with what was given in place of its defaults. Raises: InputError on a contradiction."""
-        names = [field.name for field in fields(Recipe) if hasattr(self, field.name)]
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        base = PLAIN if self.recipe == "plain" else Recipe()
-        for name, value in given.items():
-            if self.recipe == "plain" and value != getattr(base, name):
-                option = name.replace("_", "-")
-                raise InputError(f"--recipe plain fixes --{option} at {getattr(base, name)}; leave --{option} out")
-        recipe = Recipe(**asdict(base) | given)
+        given = {name: getattr(self, name) for name in recipe_fields(self)}
+        recipe = make_recipe(self.recipe == "plain", given)
         if recipe.views == 0 and self.precision == "int8":
             raise InputError("--precision int8 needs cached maps: give --views 1 or more, or another precision")
-        if recipe.views == 0 and self.recipe == "default":
-            if given.get("coarse"):
-                raise InputError("--coarse needs cached maps: leave it out, or give --views 1 or more")
-            recipe = Recipe(**asdict(recipe) | {"coarse": 0.0})
-        ranges = {"label_smoothing": (0, 1), "dropout": (0, 1), "channel_dropout": (0, 1), "coarse": (0, 1)}
-        for name in names:
-            low, high = ranges.get(name, (0, math.inf))
-            if not low <= getattr(recipe, name) <= high:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(recipe, name)}: must be {low} to {high}")
-        for name, value in (("epochs", self.epochs), ("batch-size", recipe.batch_size), ("lr", recipe.lr)):
-            if value is not None and value <= 0:
-                raise InputError(f"--{name} {value}: must be above 0")
+        if self.epochs is not None and self.epochs <= 0:
+            raise InputError(f"--epochs {self.epochs}: must be above 0")
         if self.compile and recipe.views == 0:
             raise InputError("--compile is for cached maps: leave it out, or give --views 1 or more")
         if self.compile and self.precision == "int8":
@@ -213,13 +197,15 @@ def prepare(args: Args, device: torch.device, begun: str) -> Job:
         scans = check_pictures(data.labelled, args.cache / "scans.json", args.skip_bad)
         data.train = [sample for sample in data.train if sample.name in scans]
         data.test = [sample for sample in data.test if sample.name in scans or sample.label is None]
-        groups = group_duplicates([scans[sample.name] for sample in data.labelled])
+        groups = range(len(data.labelled))
+        if not args.ignore_copies:
+            groups = group_duplicates([scans[sample.name] for sample in data.labelled])
         split = split_data(data, groups, args.seed)
     if args.epochs is None:
-        args.epochs = FEW_EPOCHS if recipe != PLAIN and len(split.train) >= MANY_PICTURES else EPOCHS
+        args.epochs = default_epochs(recipe, len(split.train))
     count = 0 if args.compile or recipe.views == 0 else recipe.views * len(split.train) + len(split.val)
     precision = pick_backbone_precision(device, args.precision, count)
-    for name in (field.name for field in fields(Recipe) if hasattr(args, field.name)):
+    for name in recipe_fields(args):
         setattr(args, name, getattr(recipe, name))  # as the run had it, whatever later defaults are
     args.precision = precision
     print(f"{data.name}: {len(data.classes)} classes; {describe(split)}")
@@ -384,7 +370,7 @@ def keep_epoch(job: Job, model: ActionNet, state: State, record: dict[str, Any],
     print(table_row(row, is_best), flush=True)
     job.seconds["training"] = round(sum(row["seconds"] for row in state.history), 2)
     if is_best:
-        figures_of_epoch = {key: row[key] for key in ("epoch", "train", "val")}
+        figures_of_epoch = {key: row[key] for key in ("epoch", "train", "val", "temperature")}
         record = record | figures_of_epoch | {"seconds": job.seconds}
         checkpoint.save_best(job.run, model, record, split_digests(job))
     if job.args.snapshots:

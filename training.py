@@ -20,44 +20,8 @@ from errors import InputError
 from feeds import Batches, CachedFeed, Forward, PictureFeed
 from metrics import summarise
 from model import ActionNet
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the head is trained. The defaults are those of `train.py`."""
-
-    views: int = 2  # cached views of each training picture: the middle and views - 1 random crops; 0: no cache
-    batch_size: int = 128
-    optimizer: str = "adamw"  # or "adam"
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    schedule: str = "cosine"  # or "constant"
-    warmup: float = 1.0  # epochs
-    label_smoothing: float = 0.1
-    dropout: float = 0.5
-    channel_dropout: float = 0.3
-    mixup: float = 0.2  # alpha of the beta distribution; 0: off
-    coarse: float = 0.5  # share of the epochs that see the maps averaged from 7x7 to 4x4, a third of the arithmetic
-    patience: int = 3  # full-size epochs without a smaller validation loss before training ends; 0: never
-
-    def coarse_epochs(self, epochs: int) -> int:
-        return round(self.coarse * epochs)
-
-
-PLAIN = Recipe(
-    views=0,
-    batch_size=32,
-    optimizer="adam",
-    weight_decay=0.0,
-    schedule="constant",
-    warmup=0.0,
-    label_smoothing=0.0,
-    dropout=0.0,
-    channel_dropout=0.0,
-    mixup=0.0,
-    coarse=0.0,
-    patience=0,
-)
+from recipe import Recipe
+from trust import fit_temperature
 
 
 @dataclass
@@ -121,9 +85,10 @@ def fit(
             batches = shown(to_device(feed.train(epoch), device), bar)
             train = train_epoch(forward, batches, state, recipe, device, dtype, np.random.default_rng((seed, epoch)))
         model.eval()
-        val = summarise(*predict(feed.forward, to_device(feed.val(), device), model.fc.out_features, device, dtype))
-        seconds = round(time.perf_counter() - begin, 2)
-        state.history.append({"epoch": epoch, "train": train, "val": val, "lr": lr, "seconds": seconds})
+        answers = predict(feed.forward, to_device(feed.val(), device), model.fc.out_features, device, dtype)
+        val, temperature = summarise(*answers), fit_temperature(*answers)
+        row = {"epoch": epoch, "train": train, "val": val, "lr": lr, "temperature": round(temperature, 4)}
+        state.history.append(row | {"seconds": round(time.perf_counter() - begin, 2)})
         on_epoch(best is None or val["loss"] < best["val"]["loss"])
 
 

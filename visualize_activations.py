@@ -179,7 +179,7 @@ def look(
     images = example.input[None].to(next(model.parameters()).device)  # (1, 3, S, S)
     with torch.inference_mode(), record(model, layers) as acts:
         logits = model(images)  # (1, K)
-    return Answer(example, classes, logits[0].softmax(0).cpu().numpy()), as_maps(acts)
+    return Answer(example, classes, model.probabilities(logits[0]).cpu().numpy()), as_maps(acts)
 
 
 def named(columns: Sequence[str]) -> list[str]:
@@ -254,7 +254,8 @@ def look_at_head(session: Session, maps: Tensor, example: Example) -> tuple[Answ
     head = [layer for layer in leaf_layers(session.model) if not layer.startswith("base_model")]
     with torch.inference_mode(), record(session.model, head) as acts:
         logits = session.model.head(maps)
-    return Answer(example, session.about["classes"], logits[0].softmax(0).cpu().numpy()), as_maps(acts)
+    probabilities = session.model.probabilities(logits[0]).cpu().numpy()
+    return Answer(example, session.about["classes"], probabilities), as_maps(acts)
 
 
 def said(answer: Answer) -> str:

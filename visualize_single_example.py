@@ -179,7 +179,7 @@ def look_at(args: Args, run: Path, model: ActionNet, about: dict[str, Any], exam
             target = torch.tensor([classes.index(example.true)], device=logits.device)
             nn.functional.cross_entropy(logits, target).backward()
     model.zero_grad(set_to_none=True)
-    probabilities = logits.detach()[0].softmax(0).cpu().numpy()
+    probabilities = model.probabilities(logits.detach()[0]).cpu().numpy()
     answer = Answer(example, classes, probabilities)
     maps = as_maps(acts)
     check_channels(args.channels, maps)

@@ -142,7 +142,7 @@ def test_the_numbers_are_those_of_the_network(work: Path) -> None:
         assert about["layers"][layer] == {"shape": list(stored.shape), "channels": there}
     assert np.allclose(np.load(folder / f"{best}_fc.npy"), logits[0].numpy(), atol=1e-5)
     assert np.array_equal(np.load(folder / "kernels_conv2.npy"), kernel_tiles(model.conv2).numpy())
-    probabilities = dict(zip(record_of_run["classes"], logits[0].softmax(0).tolist(), strict=True))
+    probabilities = dict(zip(record_of_run["classes"], model.probabilities(logits[0]).tolist(), strict=True))
     assert about["probabilities"] == pytest.approx(probabilities, abs=1e-5)
     stats = json.loads((folder / "histograms.json").read_text())
     assert sum(stats["relu2"]["counts"]) == stats["relu2"]["n"] == acts["relu2"].numel()
@@ -300,7 +300,7 @@ def test_training_from_its_snapshots(work: Path) -> None:
     split = json.loads(Path("results/a/split.json").read_text())
     image = normalise(EvalTransform(64)(load_image(Path("data/sample") / split["test"][2])))[None]
     with torch.inference_mode():
-        expected = dict(zip(record_of_run["classes"], model(image)[0].softmax(0).tolist(), strict=True))
+        expected = dict(zip(record_of_run["classes"], model.probabilities(model(image)[0]).tolist(), strict=True))
     assert about["probabilities"][record_of_run["epoch"]] == pytest.approx(expected, abs=5e-3)  # float16
     tiles = np.load(next(Path("way").glob("training_a_*.npz")))
     weights = [torch.load(path, weights_only=True)["conv2.weight"].float() for path in snapshots_of("a")]

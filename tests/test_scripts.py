@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, SMALL, Script, picture
+from conftest import REPOSITORY, SMALL, Script, picture, write_rows
 from PIL import Image
 from sklearn.metrics import f1_score
 
@@ -24,6 +24,7 @@ import train
 from dataset import EvalTransform, HarDataset, normalise, read_dataset
 from errors import InputError
 from metrics import summarise
+from trust import fit_temperature
 from weights import BackboneWeights
 
 
@@ -69,9 +70,12 @@ def test_checkpoint_opens_safely_and_repeats_validation(trained: Path) -> None:
     pictures = HarDataset([data[name] for name in split["val"]], record["classes"], EvalTransform(64))
     images, targets = zip(*(pictures[n] for n in range(len(pictures))), strict=True)
     with torch.inference_mode():
-        again = summarise(model(normalise(torch.stack(images))), torch.tensor(targets))
+        logits = model(normalise(torch.stack(images)))
+    again = summarise(logits, torch.tensor(targets))
     assert again["loss"] == pytest.approx(record["val"]["loss"], rel=0.02)  # training read the maps in bfloat16
     assert again["accuracy"] == pytest.approx(record["val"]["accuracy"], abs=0.03)
+    assert record["temperature"] == pytest.approx(fit_temperature(logits, torch.tensor(targets)), rel=0.05)
+    torch.testing.assert_close(model.probabilities(logits), (logits / record["temperature"]).softmax(1))
 
 
 def test_predict5_metrics_follow_from_its_table(trained: Path) -> None:
@@ -85,6 +89,23 @@ def test_predict5_metrics_follow_from_its_table(trained: Path) -> None:
     assert values["f1"] == pytest.approx(f1_score(true, predicted, average="weighted", zero_division=0))
     assert values["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro", zero_division=0))
     assert values["accuracy"] <= values["top5_accuracy"] <= 1
+    low, high = values["intervals"]["accuracy"]
+    assert low < values["accuracy"] < high
+    spread = math.sqrt(values["accuracy"] * (1 - values["accuracy"]) / 90)
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.3)
+    confidence = [float(row["probability"]) for row in rows]
+    right = [t == p for t, p in zip(true, predicted, strict=True)]
+    for row in values["coverage"]:
+        kept = [good for good, value in zip(right, confidence, strict=True) if value >= row["threshold"]]
+        assert (row["coverage"], row["accuracy"]) == pytest.approx((len(kept) / 90, np.mean(kept)))
+    said = json.loads((folder / "trust.json").read_text())["bins"]
+    error = sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in said) / 90
+    assert values["calibration"]["expected_error"] == pytest.approx(error)
+    assert sum(row["n"] * row["confidence"] for row in said) / 90 == pytest.approx(np.mean(confidence), abs=1e-5)
+    with (folder / "label_issues.csv").open(newline="") as file:
+        issues = list(csv.DictReader(file))
+    assert len(issues) == values["label_issues"]
+    assert {row["filename"] for row in issues} <= {row["filename"] for row in rows}
     split = json.loads((folder.parent / "split.json").read_text())
     assert sorted(row["filename"] for row in rows) == sorted(split["test"])
     with (folder / "conf_matrix.csv").open(newline="") as file:
@@ -98,7 +119,7 @@ def test_predict5_metrics_follow_from_its_table(trained: Path) -> None:
     assert set(answers[0]) == {"filename", "label", "probability"}
     assert all(0 < float(row["probability"]) <= 1 for row in answers)
     assert len(json.loads((folder / "pred.json").read_text())) == 5
-    for name in ("conf_matrix.png", "pred.png", "mistakes.png"):
+    for name in ("conf_matrix.png", "pred.png", "mistakes.png", "trust.png", "confused.png"):
         with Image.open(folder / name) as image:
             assert np.asarray(image.convert("L")).std() > 10, name
     assert (trained / "predict5.py.out").read_text(encoding="utf-8").splitlines()[-1].startswith("built-in sample")
@@ -301,3 +322,21 @@ def test_sample_is_whole_and_repeatable(sample: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     with pytest.raises(InputError, match="photos: holds something else"):
         sample_data.ensure_sample(tmp_path / "photos")
+
+
+def test_what_a_leak_is_worth(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(sample, "mine")
+    with Path("mine/Training_set.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    for name, _ in rows[::2]:
+        shutil.copy(Path("mine/train") / name, Path("mine/train") / f"copy_{name}")
+    write_rows(Path("mine/Training_set.csv"), [header, *rows, *((f"copy_{name}", label) for name, label in rows[::2])])
+    train.main(small(data=Path("mine"), run="leak", epochs=1, ignore_copies=True))
+    predict5.main(predict5.Args(run="leak", precision="fp32"))
+    split = json.loads(Path("results/leak/split.json").read_text())
+    learned = {(Path("mine") / name).read_bytes() for name in split["train"]}
+    true = sum((Path("mine") / name).read_bytes() in learned for name in split["test"])
+    copies = json.loads(Path("results/leak/test/metrics.json").read_text())["copies"]
+    assert 0 < true == copies["with a copy in training"]["n"]
+    assert true + copies["without"]["n"] == len(split["test"])

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from errors import InputError
 from feeds import Batches
-from training import PLAIN, Recipe, best_epoch, fit, mix, start, warmup_cosine
+from recipe import PLAIN, Recipe
+from training import best_epoch, fit, mix, start, warmup_cosine
 
 CPU, FP32 = torch.device("cpu"), torch.float32
 

@@ -1,0 +1,88 @@
+"""How a network is trained: the numbers of the default recipe and of the plain one."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from errors import InputError
+
+EPOCHS = 20
+FEW_EPOCHS, MANY_PICTURES = 8, 2000  # so many pictures make enough steps in fewer epochs
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the head is trained. The defaults are those of `train.py`."""
+
+    views: int = 2  # cached views of each training picture: the middle and views - 1 random crops; 0: no cache
+    batch_size: int = 128
+    optimizer: str = "adamw"  # or "adam"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    schedule: str = "cosine"  # or "constant"
+    warmup: float = 1.0  # epochs
+    label_smoothing: float = 0.1
+    dropout: float = 0.5
+    channel_dropout: float = 0.3
+    mixup: float = 0.2  # alpha of the beta distribution; 0: off
+    coarse: float = 0.5  # share of the epochs that see the maps averaged from 7x7 to 4x4, a third of the arithmetic
+    patience: int = 3  # full-size epochs without a smaller validation loss before training ends; 0: never
+
+    def coarse_epochs(self, epochs: int) -> int:
+        return round(self.coarse * epochs)
+
+
+PLAIN = Recipe(
+    views=0,
+    batch_size=32,
+    optimizer="adam",
+    weight_decay=0.0,
+    schedule="constant",
+    warmup=0.0,
+    label_smoothing=0.0,
+    dropout=0.0,
+    channel_dropout=0.0,
+    mixup=0.0,
+    coarse=0.0,
+    patience=0,
+)
+
+
+def make_recipe(plain: bool, given: dict[str, Any]) -> Recipe:
+    """The default or the plain recipe, with what was given (None: not) in place of its numbers.
+
+    Raises: InputError, in terms of `train.py`'s options, on a contradiction or a number out of range.
+    """
+    base = PLAIN if plain else Recipe()
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if plain and value != getattr(base, name):
+            raise InputError(f"--recipe plain fixes {option(name)} at {getattr(base, name)}; leave {option(name)} out")
+    recipe = Recipe(**asdict(base) | given)
+    if recipe.views == 0 and not plain:
+        if given.get("coarse"):
+            raise InputError("--coarse needs cached maps: leave it out, or give --views 1 or more")
+        recipe = Recipe(**asdict(recipe) | {"coarse": 0.0})
+    ranges = {"label_smoothing": (0, 1), "dropout": (0, 1), "channel_dropout": (0, 1), "coarse": (0, 1)}
+    for name in given:
+        low, high = ranges.get(name, (0, math.inf))
+        if not low <= getattr(recipe, name) <= high:
+            raise InputError(f"{option(name)} {getattr(recipe, name)}: must be {low} to {high}")
+    for name in ("batch_size", "lr"):
+        if getattr(recipe, name) <= 0:
+            raise InputError(f"{option(name)} {getattr(recipe, name)}: must be above 0")
+    return recipe
+
+
+def option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def default_epochs(recipe: Recipe, pictures: int) -> int:
+    """For so many training pictures."""
+    return FEW_EPOCHS if recipe != PLAIN and pictures >= MANY_PICTURES else EPOCHS
+
+
+def recipe_fields(options: object) -> list[str]:
+    """The numbers of a recipe that `options` has too."""
+    return [field.name for field in fields(Recipe) if hasattr(options, field.name)]

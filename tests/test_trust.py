@@ -1,0 +1,71 @@
+"""What is said about trust, against numbers worked out by hand or known beforehand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from metrics import report
+from trust import calibration, confused_pairs, coverage, fit_temperature, intervals, label_issues
+
+
+def sure(confidences: list[float], classes: int = 3) -> torch.Tensor:
+    """Probabilities (N, K) whose largest is that of class 0."""
+    rest = (1 - torch.tensor(confidences)) / (classes - 1)
+    return torch.cat([torch.tensor(confidences)[:, None], rest[:, None].expand(-1, classes - 1)], dim=1)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_temperature_is_what_logits_were_multiplied_by(factor: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20000, 5, generator=rng)
+    targets = logits.softmax(1).multinomial(1, generator=rng)[:, 0]
+    assert fit_temperature(factor * logits, targets) == pytest.approx(factor, rel=0.04)
+
+
+def test_calibration_error_by_hand() -> None:
+    error, bins = calibration(sure([0.9, 0.9, 0.62, 0.62, 1.0]), torch.tensor([0, 1, 0, 0, 0]))
+    assert error == pytest.approx((2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.62)) / 5, abs=1e-6)
+    assert [row["n"] for row in bins] == [2, 2, 1]
+    assert [(row["from"], row["to"]) for row in bins] == [(9 / 15, 10 / 15), (13 / 15, 14 / 15), (14 / 15, 1)]
+    assert [row["accuracy"] for row in bins] == [1, 0.5, 1]
+    assert calibration(sure([1.0]), torch.tensor([1]))[0] == 1
+
+
+def test_coverage_by_hand() -> None:
+    curve = coverage(sure([0.9, 0.5, 0.8, 0.5]), torch.tensor([0, 1, 1, 0]))
+    assert curve == pytest.approx(np.array([[0.9, 0.25, 1.0], [0.8, 0.5, 0.5], [0.5, 1.0, 0.5]]))
+
+
+def test_confused_pairs_count_both_ways() -> None:
+    counts = np.array([[5, 3, 0], [2, 7, 1], [0, 0, 9]])
+    assert confused_pairs(counts, "abc", most=5) == [
+        {"classes": ["a", "b"], "n": [3, 2], "of": 18},
+        {"classes": ["b", "c"], "n": [1, 0], "of": 19},
+    ]
+    assert len(confused_pairs(counts, "abc", most=1)) == 1
+
+
+def test_intervals_are_those_of_a_share() -> None:
+    """800 of 1,000 right: the normal approximation gives 0.8 ± 1.96 · sqrt(0.8 · 0.2 / 1000)."""
+    logits = torch.zeros(1000, 2)
+    logits[:, 0] = 1
+    targets = (torch.arange(1000) % 5 == 0).long()
+    found = intervals(logits, targets, ["a", "b"])
+    half = 1.96 * math.sqrt(0.8 * 0.2 / 1000)
+    assert found["accuracy"] == pytest.approx([0.8 - half, 0.8 + half], abs=0.003)
+    assert found["per_class"]["b"]["recall"] == pytest.approx([0, 0])
+    values = report(logits, targets, ["a", "b"])
+    assert found.keys() == values.keys()
+    assert found["f1"][0] < values["f1"] < found["f1"][1]
+    assert found["loss"][0] < values["loss"] < found["loss"][1]
+
+
+def test_wrong_labels_are_found() -> None:
+    rng = np.random.default_rng(0)
+    targets = torch.from_numpy(rng.integers(0, 4, 300))
+    logits = torch.nn.functional.one_hot(targets, 5) * 4.0 + torch.from_numpy(rng.normal(0, 0.5, (300, 5)))
+    targets[[7, 50, 123]] = (targets[[7, 50, 123]] + 1) % 4
+    assert sorted(label_issues(logits.softmax(1), targets)) == [7, 50, 123]  # of class 4 there is no picture
+    assert label_issues(logits.softmax(1), torch.zeros(300, dtype=torch.long)) == []

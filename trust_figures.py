@@ -1,0 +1,78 @@
+"""Pictures of how far a network can be trusted: calibration, coverage, and the classes that it confuses."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from dataset import load_image
+from figures import TRAIN, VAL, save
+
+
+def trust(kinds: dict[str, list[dict[str, float]]], curve: np.ndarray, title: str, path: Path) -> None:
+    """Reliability diagrams beside coverage and accuracy by threshold.
+
+    Args:
+        kinds: bins of `trust.calibration` by the panel's title.
+        curve: of `trust.coverage`.
+    """
+    figure = Figure(figsize=(5 * (len(kinds) + 1), 4.8), layout="constrained")
+    *diagrams, last = figure.subplots(1, len(kinds) + 1)
+    for axes, (name, bins) in zip(diagrams, kinds.items(), strict=True):
+        reliability(axes, bins)
+        axes.set_title(name, fontsize="medium")
+    last.plot(curve[:, 0], curve[:, 2], color=TRAIN, label="accuracy of the answers")
+    last.plot(curve[:, 0], curve[:, 1], color=VAL, label="coverage: share that gets an answer")
+    last.set(xlabel="answers only from this probability on", xlim=(0, 1), ylim=(0, 1.02))
+    last.set_title("what a threshold gains and costs", fontsize="medium")
+    last.legend(loc="lower left")
+    for axes in (*diagrams, last):
+        axes.grid(alpha=0.25)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    figure.suptitle(title)
+    save(figure, path)
+
+
+def reliability(axes: Axes, bins: list[dict[str, float]]) -> None:
+    """A bar for the accuracy of each bin, the diagonal that it should reach, and how many pictures it holds."""
+    total = sum(row["n"] for row in bins)
+    for row in bins:
+        width, gap = row["to"] - row["from"], abs(row["accuracy"] - row["confidence"])
+        axes.bar(row["from"], row["accuracy"], width, align="edge", color=TRAIN, edgecolor="white")
+        low = min(row["accuracy"], row["confidence"])
+        axes.bar(row["from"], gap, width, low, align="edge", facecolor="none", edgecolor=VAL, hatch="////", linewidth=0)
+    axes.bar(0, 0, color=TRAIN, label="accuracy")
+    axes.bar(0, 0, facecolor="none", edgecolor=VAL, hatch="////", linewidth=0, label="distance to what was said")
+    centres = [(row["from"] + row["to"]) / 2 for row in bins]
+    axes.plot(centres, [row["n"] / total for row in bins], ".-", color="0.25", label="share of the pictures")
+    axes.plot((0, 1), (0, 1), "--", color="0.5")
+    axes.set(xlabel="probability that the network says", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(loc="upper left", fontsize="small")
+
+
+def confused(
+    pairs: Sequence[dict[str, Any]],
+    pictures: Sequence[Sequence[Sequence[dict[str, Any]]]],
+    title: str,
+    path: Path,
+) -> None:
+    """For each pair of classes (`trust.confused_pairs`) pictures of one that were taken for the other, both ways."""
+    most = max(len(rows) for ways in pictures for rows in ways)
+    figure = Figure(figsize=(2.3 * 2 * most, 2.7 * len(pairs) + 0.8), layout="constrained")
+    figure.suptitle(title)
+    strips = np.atleast_2d(figure.subfigures(len(pairs), 2, squeeze=False))
+    for pair, ways, strip in zip(pairs, pictures, strips, strict=True):
+        names = pair["classes"]
+        for rows, part, (true, taken), count in zip(ways, strip, (names, names[::-1]), pair["n"], strict=True):
+            part.suptitle(f"{true} taken for {taken}: {count}", fontsize="medium", weight="bold")
+            for axes, row in zip(part.subplots(1, most, squeeze=False)[0], [*rows, *[None] * most], strict=False):
+                axes.set_axis_off()
+                if row:
+                    axes.imshow(load_image(row["path"]))
+                    axes.set_title(f"{row['probability']:.0%}", fontsize="small")
+    save(figure, path)
