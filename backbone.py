@@ -24,15 +24,19 @@ from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Samp
 from device import DTYPES, autocast, pick_precision, return_memory
 from errors import InputError, first_line
 from files import write_folder
-from model import MAP_CHANNELS, STRIDE
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
-Backbone = Callable[[Tensor], Tensor]  # images (B, 3, S, S) uint8 to maps (B, 2048, S / 32, S / 32), channels last
+Backbone = Callable[[Tensor], Tensor]  # images (B, 3, S, S) uint8 to maps (B, C, h, w), channels last
 OPENVINO_REPAYS = 200  # pictures from which its start is won back
 INT8_REPAYS = 2000  # and those of calibration
 CALIBRATION = 128  # pictures
 INT8_FORMAT = 1  # to be raised when calibration would give another model
 CHUNK = 4  # pictures for each of OpenVINO's streams at a time
+
+
+def frozen_id(weights_sha256: str, unfreeze: str) -> str:
+    """What tells one frozen part from another."""
+    return weights_sha256 if unfreeze == "none" else f"{weights_sha256} up to {unfreeze}"
 
 
 def pick_backbone_precision(device: torch.device, name: Precision, count: int) -> str:
@@ -118,11 +122,11 @@ class OpenVINOBackbone:
             "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
         })  # fmt: skip
         self.queue = openvino.AsyncInferQueue(self.compiled)
+        self.map_shape = [size.get_length() for size in list(self.compiled.output(0).partial_shape)[1:]]  # h, w, C
 
     def __call__(self, images: Tensor) -> Tensor:
         pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
-        side = images.shape[-1] // STRIDE
-        maps = np.empty((len(images), side, side, MAP_CHANNELS), np.float32)
+        maps = np.empty((len(images), *self.map_shape), np.float32)
 
         def keep(request: "openvino.InferRequest", start: int) -> None:  # noqa: F821
             maps[start : start + CHUNK] = request.get_output_tensor(0).data
@@ -135,7 +139,7 @@ class OpenVINOBackbone:
 
 
 def to_openvino(network: nn.Module, size: int) -> "openvino.Model":  # noqa: F821
-    """The network as a model from pixels (B, S, S, 3) uint8 to maps (B, h, w, 2048), normalisation included.
+    """The network as a model from pixels (B, S, S, 3) uint8 to maps (B, h, w, C), normalisation included.
 
     By the front end itself: `openvino.convert_model` reports every call to its makers.
     """
@@ -167,13 +171,13 @@ class Int8Model:
 
     Args:
         folder: the cache folder.
-        weights_sha256: digest of the backbone.
+        network: digest of the weights, and where the frozen part ends (`frozen_id`).
         dataset: the dataset's name.
         size: side of the square pictures in pixels.
     """
 
-    def __init__(self, folder: Path, weights_sha256: str, dataset: str, size: int) -> None:
-        key = hashlib.sha256(f"{INT8_FORMAT} {weights_sha256} {dataset} {size}".encode()).hexdigest()
+    def __init__(self, folder: Path, network: str, dataset: str, size: int) -> None:
+        key = hashlib.sha256(f"{INT8_FORMAT} {network} {dataset} {size}".encode()).hexdigest()
         self.folder, self.size = folder / f"int8-{key[:16]}", size
         self.file = self.folder / "model.xml"
 

@@ -58,7 +58,8 @@ def save_best(run: Path, model: ActionNet, record: dict[str, Any], split: dict[s
     Args:
         split: by part, file names and the SHA-256 of the files' bytes.
     """
-    content = {"model": model.state_dict(), "stride_on": model.stride_on, "record": record, "split": split}
+    parts = {"stride_on": model.stride_on, "unfreeze": model.unfreeze}
+    content = {"model": model.state_dict(), **parts, "record": record, "split": split}
     write_whole(run / BEST, lambda partial: torch.save(content, partial))
     write_json(run / RECORD, record)
 
@@ -71,7 +72,7 @@ def load_model(run: Path, device: torch.device) -> tuple[ActionNet, dict[str, An
     path = run / BEST
     content = read_checkpoint(path, device)
     record = content["record"]
-    model = ActionNet(len(record["classes"]), content["stride_on"])
+    model = ActionNet(len(record["classes"]), content["stride_on"], unfreeze=content.get("unfreeze", "none"))
     model.load_state_dict(content["model"])
     model.temperature = record.get("temperature", 1.0)
     model = model.to(device, memory_format=torch.channels_last).eval()
@@ -86,9 +87,8 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def save_last(run: Path, model: ActionNet, state: dict[str, Any]) -> None:
-    """Writes `last.pt`; the backbone is left out, since it never changes."""
-    head = {key: value for key, value in model.state_dict().items() if not key.startswith("base_model.")}
-    write_whole(run / LAST, lambda partial: torch.save({"head": head, **state}, partial))
+    """Writes `last.pt`; what is frozen is left out, since it never changes."""
+    write_whole(run / LAST, lambda partial: torch.save({"head": model.trained_state(), **state}, partial))
 
 
 def load_last(run: Path, model: ActionNet, device: torch.device) -> dict[str, Any]:
@@ -99,15 +99,14 @@ def load_last(run: Path, model: ActionNet, device: torch.device) -> dict[str, An
 
 
 def load_head(path: Path, model: ActionNet, head: dict[str, Any]) -> None:
-    missing, unexpected = model.load_state_dict(head, strict=False)
-    if unexpected or any(not key.startswith("base_model.") for key in missing):
+    if head.keys() != model.trained_state().keys():
         raise InputError(f"{path}: belongs to another network")
+    model.load_state_dict(head, strict=False)
 
 
 def save_snapshot(run: Path, model: ActionNet, epoch: int) -> None:
     """Writes the head as it is after `epoch` (0: before training); half the precision, which pictures do not show."""
-    state = model.state_dict().items()
-    head = {key: value.half() if "conv" in key else value for key, value in state if not key.startswith("base_model.")}
+    head = {key: value.half() if "conv" in key else value for key, value in model.trained_state().items()}
     write_whole(run / SNAPSHOTS / f"epoch_{epoch:03d}.pt", lambda partial: torch.save(head, partial))
 
 

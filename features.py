@@ -33,23 +33,33 @@ FORMAT = 2  # to be raised when the same recipe would give other numbers
 
 
 class FeatureStore:
-    """Feature maps of one view on disk, bfloat16, channels last: a row is (h * w, 2048).
+    """Feature maps of one view on disk, bfloat16, channels last: a row is (h * w, C).
 
     Args:
         folder: the cache folder.
-        weights_sha256: digest of the backbone.
+        network: digest of the weights, and where the frozen part ends (`backbone.frozen_id`).
         view: 0 is the evaluation view, 1, 2, … are random crops, another for each number.
         size: side of the square picture in pixels.
         precision: what the backbone computes in; of an int8 model, its digest too.
+        channels, stride: of the maps.
     """
 
-    def __init__(self, folder: Path, weights_sha256: str, view: int, size: int, precision: str) -> None:
-        self.view, self.side = view, size // STRIDE
+    def __init__(
+        self,
+        folder: Path,
+        network: str,
+        view: int,
+        size: int,
+        precision: str,
+        channels: int = MAP_CHANNELS,
+        stride: int = STRIDE,
+    ) -> None:
+        self.view, self.side = view, size // stride
         # Flips are left to the maps, where they cost nothing: a view stands for its mirror image too.
         self.transform = TrainTransform(size, SMALLEST_CROP, flip=False) if view else EvalTransform(size)
         recipe = {
             "format": FORMAT,
-            "weights": weights_sha256,
+            "weights": network,
             "view": view,
             "size": size,
             "transform": repr(self.transform),
@@ -61,8 +71,7 @@ class FeatureStore:
         if parallel.rank() == 0:
             (self.folder / "recipe.json").write_text(text, encoding="utf-8")
         self.maps_file, self.rows_file = self.folder / "maps.bin", self.folder / "rows.txt"
-        self.row_shape = (self.side * self.side, MAP_CHANNELS)
-        self.map_shape = (MAP_CHANNELS, self.side, self.side)
+        self.row_shape, self.map_shape = (self.side * self.side, channels), (channels, self.side, self.side)
         self.row_bytes = 2 * self.row_shape[0] * self.row_shape[1]
         self.held: Tensor | None = None
         self.device = torch.device("cpu")  # where `read` finds the rows
@@ -76,7 +85,7 @@ class FeatureStore:
         self.rows = {sha256: row for row, sha256 in enumerate(lines[:on_disk])}
 
     def append(self, digests: Sequence[str], rows: Tensor) -> None:
-        """Writes rows (B, h * w, 2048), bfloat16, behind what is there; maps first, so that a listed row is whole."""
+        """Writes rows (B, h * w, C), bfloat16, behind what is there; maps first, so that a listed row is whole."""
         rows = rows.contiguous().cpu()
         count = len(self.rows)
         for path, start, data in (
@@ -101,7 +110,7 @@ class FeatureStore:
             self.rows = {digest: row for row, digest in enumerate(digests)}
 
     def read(self, digests: Sequence[str]) -> Tensor:
-        """Returns rows (B, h * w, 2048), bfloat16.
+        """Returns rows (B, h * w, C), bfloat16.
 
         Mapped anew at each call: pages of a mapping that stays would count as this process's memory.
         """
@@ -166,7 +175,7 @@ class FeatureStore:
         with tqdm(total=len(samples), desc=label, unit=" images", disable=parallel.rank() > 0) as bar:
             for rows, mine in zip(rounds, own, strict=True):
                 maps = halving(backbone, next(loader)[0]) if mine else torch.empty(0, *self.map_shape, device=device)
-                stored = maps.permute(0, 2, 3, 1).flatten(1, 2).to(torch.bfloat16)  # (B, h * w, 2048)
+                stored = maps.permute(0, 2, 3, 1).flatten(1, 2).to(torch.bfloat16)  # (B, h * w, C)
                 stored = parallel.at_first(stored)
                 if parallel.rank() == 0:
                     self.append([digests[row] for row in rows], stored)
@@ -190,7 +199,7 @@ def map_batches(
     coarse: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields this process's part of each batch: (maps (B, 2048, h, w) channels last, targets (B,)).
+    """Yields this process's part of each batch: (maps (B, C, h, w) channels last, targets (B,)).
 
     With a generator, in random order, each picture in one of the stores' views, half of them mirrored; without, in
     the given order from the first store. `coarse` > 0 averages the maps down to that side.
@@ -211,7 +220,7 @@ def map_batches(
             where = (views == view).nonzero().flatten()
             if len(where):
                 rows[where.to(device)] = store.read([digests[index] for index in chosen[where].tolist()]).to(device)
-        maps = torch.bmm(turns[mirrored.long().to(device)], rows.to(dtype))  # (B, side * side, 2048)
+        maps = torch.bmm(turns[mirrored.long().to(device)], rows.to(dtype))  # (B, side * side, C)
         yield maps.unflatten(1, (side, side)).permute(0, 3, 1, 2), labels[chosen]
 
 

@@ -39,7 +39,7 @@ class CachedFeed:
         dtype: torch.dtype,
     ) -> None:
         self.dtype = dtype
-        self.forward, self.stores, self.batch_size, self.seed = model.head, stores, batch_size, seed
+        self.forward, self.stores, self.batch_size, self.seed = model.rest, stores, batch_size, seed
         self.train_rows, self.val_rows = train, val  # digests and class indices
         self.coarse_epochs, self.coarse_side = coarse_epochs, max(2, (stores[0].side + 1) // 2)
 

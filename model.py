@@ -12,6 +12,7 @@ from winograd import conv3x3
 
 MAP_CHANNELS = 2048  # what ResNet-50's last stage puts out
 STRIDE = 32  # an image of side S gives maps of side S / 32
+GOES_IN = {"layer1": (64, 4), "layer2": (256, 4), "layer3": (512, 8), "layer4": (1024, 16)}  # channels, and the stride
 
 
 def resnet50_with_stride_on(conv: str) -> ResNet:
@@ -29,7 +30,7 @@ def resnet50_with_stride_on(conv: str) -> ResNet:
 
 
 class MapConv2d(nn.Conv2d):
-    """A 3x3 convolution with padding 1, whose batches a CPU computes with a third of the multiplications, in float32.
+    """A 3x3 convolution (padding 1, stride 1), whose batches a CPU computes in float32 with a third of the products.
 
     For few maps the kernels' transform costs more than it saves, and for many the memory would not do: those go
     PyTorch's way.
@@ -37,8 +38,8 @@ class MapConv2d(nn.Conv2d):
 
     POSITIONS = range(512, 8192)  # a position of 2048 channels takes up to 40 kB
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
@@ -51,25 +52,38 @@ class ActionNet(nn.Module):
     """ResNet-50 without its last two layers, frozen, then conv 2048→512, conv 512→256, pooling and a classifier.
 
     Frozen means both: no parameter of `base_model` asks for a gradient, and its batch norms keep to evaluation mode, so
-    that their running statistics stand still. Gradients still flow *through* it to the image, as Grad-CAM needs.
+    that their running statistics stand still. Gradients still flow *through* it to the image, as Grad-CAM needs. From
+    the stage `unfreeze` on, the convolutions of `base_model` are trained too; batch norms stay as they are everywhere.
 
     Args:
         num_classes: K, how many logits come out.
         stride_on: see `resnet50_with_stride_on`.
         dropout: share of the 256 pooled features dropped in training.
         channel_dropout: share of the 2048 map channels dropped in training, each as a whole.
+        unfreeze: the first stage that is trained, "layer1" to "layer4"; "none": the head alone.
 
     Attributes:
+        map_channels, map_stride: of what the frozen part puts out.
         temperature: what `probabilities` divides logits by; fitted on validation (`trust.fit_temperature`).
     """
 
     def __init__(
-        self, num_classes: int, stride_on: str = "conv2", dropout: float = 0.0, channel_dropout: float = 0.0
+        self,
+        num_classes: int,
+        stride_on: str = "conv2",
+        dropout: float = 0.0,
+        channel_dropout: float = 0.0,
+        unfreeze: str = "none",
     ) -> None:
         super().__init__()
-        self.stride_on, self.temperature = stride_on, 1.0
+        self.stride_on, self.unfreeze, self.temperature = stride_on, unfreeze, 1.0
         stages = list(resnet50_with_stride_on(stride_on).named_children())[:-2]  # without avgpool and fc
         self.base_model = nn.Sequential(OrderedDict(stages)).requires_grad_(False)
+        names = [name for name, _ in stages]
+        self.cut = names.index(unfreeze) if unfreeze in GOES_IN else len(stages)
+        self.map_channels, self.map_stride = GOES_IN.get(unfreeze, (MAP_CHANNELS, STRIDE))
+        for stage in self.base_model[self.cut :]:
+            make_trainable(stage)
         self.channel_dropout = RowDropout(channel_dropout)
         self.conv1 = MapConv2d(MAP_CHANNELS, 512)
         self.bn1 = BatchNorm2d(512)
@@ -87,6 +101,15 @@ class ActionNet(nn.Module):
         self.base_model.eval()
         return self
 
+    @property
+    def frozen(self) -> nn.Sequential:
+        """The part of `base_model` that is never trained: images (B, 3, S, S) to maps."""
+        return self.base_model[: self.cut]
+
+    def rest(self, maps: Tensor) -> Tensor:
+        """Maps of `frozen`, (B, map_channels, S / map_stride, S / map_stride), to logits (B, K)."""
+        return self.head(self.base_model[self.cut :](maps))
+
     def head(self, maps: Tensor) -> Tensor:
         """Backbone maps (B, 2048, h, w) to logits (B, K)."""
         x = self.channel_dropout(maps)
@@ -103,15 +126,40 @@ class ActionNet(nn.Module):
         """Logits (…, K) to calibrated probabilities (…, K)."""
         return (logits / self.temperature).softmax(-1)
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+    def trained_parameters(self) -> list[list[nn.Parameter]]:
+        """The head's, then those of each unfrozen stage, the last one first."""
+        parts = [part for name, part in self.named_children() if name != "base_model"]
+        groups = [parts, *([stage] for stage in reversed(self.base_model[self.cut :]))]
+        return [[p for part in group for p in part.parameters() if p.requires_grad] for group in groups]
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether a layer, or an entry of the state, belongs to `frozen`."""
+        return f"{name}.".startswith(tuple(f"base_model.{stage}." for stage, _ in self.frozen.named_children()))
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The state without that of `frozen`."""
+        return {key: value for key, value in self.state_dict().items() if not self.is_frozen(key)}
+
+
+def make_trainable(stage: nn.Module) -> None:
+    """Lets a stage's convolutions ask for gradients, and computes those of 3x3 as the head's are."""
+    for block in stage:
+        if block.conv2.stride == (1, 1):
+            block.conv2 = MapConv2d(block.conv2.in_channels, block.conv2.out_channels, bias=False)
+        for layer in block.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.requires_grad_(True)
 
 
 def build_model(
-    weights: BackboneWeights, num_classes: int, dropout: float = 0.0, channel_dropout: float = 0.0
+    weights: BackboneWeights,
+    num_classes: int,
+    dropout: float = 0.0,
+    channel_dropout: float = 0.0,
+    unfreeze: str = "none",
 ) -> ActionNet:
     """A new network: the given backbone, and a head drawn from torch's current seed."""
-    model = ActionNet(num_classes, weights.stride_on, dropout, channel_dropout)
+    model = ActionNet(num_classes, weights.stride_on, dropout, channel_dropout, unfreeze)
     state = {key: value for key, value in weights.state.items() if not key.startswith("fc.")}
     model.base_model.load_state_dict(state)
     return model.to(memory_format=torch.channels_last)

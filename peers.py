@@ -175,7 +175,7 @@ def tutorial(work: Work, training: bool) -> Piece:
     """As tutorials write it: torchvision's transforms, float32, batches of 32, Adam; nothing of ours."""
     MapConv2d.POSITIONS = range(0)
     net = network(len(work.classes)).to(memory_format=torch.contiguous_format).train(training)
-    optimizer = torch.optim.Adam(net.head_parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(net.trained_parameters()[0], lr=1e-3)
     crops = (
         [v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()] if training else [v2.Resize(256), v2.CenterCrop(SIZE)]
     )

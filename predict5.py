@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import checkpoint
 import parallel
-from backbone import Backbone, Int8Model, Precision, backbone_maker, halving, pick_backbone_precision
+from backbone import Backbone, Int8Model, Precision, backbone_maker, frozen_id, halving, pick_backbone_precision
 from console import run_script
 from dataset import ActionData, EvalTransform, HarDataset, Sample, image_files, read_dataset
 from device import pick_device, pick_precision, pick_workers
@@ -87,19 +87,20 @@ class Predictor:
         backbone = self.pick_backbone(len(own))
         with tqdm(total=len(own), desc="predict", unit=" images", disable=parallel.rank() > 0) as bar:
             return predict(
-                lambda images: self.model.head(halving(backbone, images)),
+                lambda images: self.model.rest(halving(backbone, images)),
                 shown(loader, bar), len(self.record["classes"]), device, pick_precision(device, args.precision),
             )  # fmt: skip
 
     def pick_backbone(self, count: int) -> Backbone:
         """In the precision asked for; "auto" is int8 where the run was trained on such maps and the model is there."""
         args, record = self.args, self.record
-        int8 = Int8Model(args.cache, record["weights_sha256"], record["dataset"], record["image_size"])
+        network = frozen_id(record["weights_sha256"], self.model.unfreeze)
+        int8 = Int8Model(args.cache, network, record["dataset"], record["image_size"])
         own = self.device.type == "cpu" and find_spec("openvino") and int8.exists()
         own = parallel.agreed(own and record["precision"] == int8.name)
         wish = "int8" if own and args.precision == "auto" else args.precision
         precision = pick_backbone_precision(self.device, wish, 0)
-        return backbone_maker(self.model.base_model, self.device, precision, int8, self.training_pictures)[0](count)
+        return backbone_maker(self.model.frozen, self.device, precision, int8, self.training_pictures)[0](count)
 
     def training_pictures(self) -> list[Sample]:
         data = read_dataset(self.args.data or Path(self.record["data"]))

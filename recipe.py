@@ -1,7 +1,7 @@
 """How a network is trained: the numbers of the default recipe and of the plain one."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from errors import InputError
@@ -18,6 +18,7 @@ class Recipe:
     batch_size: int = 128
     optimizer: str = "adamw"  # or "adam"
     lr: float = 1e-3
+    stage_lr: float = 0.1  # of the rate of what follows it, for each unfrozen stage
     weight_decay: float = 0.05
     schedule: str = "cosine"  # or "constant"
     warmup: float = 1.0  # epochs
@@ -48,7 +49,7 @@ PLAIN = Recipe(
 )
 
 
-def make_recipe(plain: bool, given: dict[str, Any]) -> Recipe:
+def make_recipe(plain: bool, given: dict[str, Any], unfreeze: str = "none") -> Recipe:
     """The default or the plain recipe, with what was given (None: not) in place of its numbers.
 
     Raises: InputError, in terms of `train.py`'s options, on a contradiction or a number out of range.
@@ -58,11 +59,11 @@ def make_recipe(plain: bool, given: dict[str, Any]) -> Recipe:
     for name, value in given.items():
         if plain and value != getattr(base, name):
             raise InputError(f"--recipe plain fixes {option(name)} at {getattr(base, name)}; leave {option(name)} out")
-    recipe = Recipe(**asdict(base) | given)
-    if recipe.views == 0 and not plain:
+    recipe = replace(base, **given)
+    if recipe.views == 0 or unfreeze != "none":
         if given.get("coarse"):
-            raise InputError("--coarse needs cached maps: leave it out, or give --views 1 or more")
-        recipe = Recipe(**asdict(recipe) | {"coarse": 0.0})
+            raise InputError("--coarse needs cached maps (--views 1 or more) and a frozen backbone: leave it out")
+        recipe = replace(recipe, coarse=0.0)
     ranges = {"label_smoothing": (0, 1), "dropout": (0, 1), "channel_dropout": (0, 1), "coarse": (0, 1)}
     for name in given:
         low, high = ranges.get(name, (0, math.inf))

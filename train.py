@@ -25,7 +25,7 @@ import checkpoint
 import figures
 import parallel
 import sample_data
-from backbone import Int8Model, Precision, backbone_maker, pick_backbone_precision
+from backbone import Int8Model, Precision, backbone_maker, frozen_id, pick_backbone_precision
 from console import run_script
 from dataset import ActionData, find_root, read_dataset
 from device import pick_device, pick_precision, pick_workers, return_memory
@@ -81,6 +81,10 @@ class Args:
     """Alpha of mixup on what the head gets (--views 0: on pictures); 0: off. Default 0.2."""
     coarse: float | None = None
     """Share of the epochs that train on maps of half the side, a third of the arithmetic. Default 0.5."""
+    unfreeze: Literal["none", "layer4", "layer3", "layer2", "layer1"] = "none"
+    """Train ResNet's convolutions too, from this stage on; what lies before it is cached."""
+    stage_lr: float | None = None
+    """With --unfreeze: a stage's learning rate as a share of that of what follows it. Default 0.1."""
     patience: int | None = None
     """Stop after so many full-size epochs without a smaller validation loss; 0: never. Default 3."""
     snapshots: bool = False
@@ -102,7 +106,7 @@ class Args:
     def resolve(self) -> Recipe:
         """Returns the recipe, with what was given in place of its defaults. Raises: InputError on a contradiction."""
         given = {name: getattr(self, name) for name in recipe_fields(self)}
-        recipe = make_recipe(self.recipe == "plain", given)
+        recipe = make_recipe(self.recipe == "plain", given, self.unfreeze)
         if recipe.views == 0 and self.precision == "int8":
             raise InputError("--precision int8 needs cached maps: give --views 1 or more, or another precision")
         if self.epochs is not None and self.epochs <= 0:
@@ -159,7 +163,9 @@ def main(args: Args) -> None:
 def train(job: Job) -> None:
     open_run(job)
     torch.manual_seed(job.args.seed)
-    model = build_model(job.weights, len(job.data.classes), job.recipe.dropout, job.recipe.channel_dropout)
+    model = build_model(
+        job.weights, len(job.data.classes), job.recipe.dropout, job.recipe.channel_dropout, job.args.unfreeze
+    )
     model.to(job.device)
     with phase(job.seconds, "features"):
         feed = make_feed(job, model)
@@ -305,13 +311,12 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
     if job.recipe.views == 0:
         options = (args.image_size, job.recipe.batch_size, workers, args.seed)
         return PictureFeed(model, split.train, split.val, classes, *options)
-    int8 = Int8Model(args.cache, job.weights.sha256, job.data.name, args.image_size)
-    make, job.maps = backbone_maker(
-        model.base_model, job.device, job.precision, int8, lambda: split.train, args.compile
-    )
+    network = frozen_id(job.weights.sha256, args.unfreeze)
+    int8 = Int8Model(args.cache, network, job.data.name, args.image_size)
+    make, job.maps = backbone_maker(model.frozen, job.device, job.precision, int8, lambda: split.train, args.compile)
     stores = []
     for view in range(job.recipe.views):
-        store = FeatureStore(args.cache, job.weights.sha256, view, args.image_size, job.maps)
+        store = FeatureStore(args.cache, network, view, args.image_size, job.maps, model.map_channels, model.map_stride)
         samples = split.train + (split.val if view == 0 else [])
         digests = [job.scans[sample.name].sha256 for sample in samples]
         label = f"feature maps, view {view + 1} of {job.recipe.views}"

@@ -47,7 +47,11 @@ class State:
 def start(model: ActionNet, recipe: Recipe, epochs: int, count: int, device: torch.device, dtype: torch.dtype) -> State:
     """A fresh state for training on `count` pictures an epoch."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-    optimizer = kind(model.head_parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    groups = [
+        {"params": parameters, "lr": recipe.lr * recipe.stage_lr**depth}
+        for depth, parameters in enumerate(model.trained_parameters())
+    ]
+    optimizer = kind(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     steps = math.ceil(count / recipe.batch_size)
     if recipe.schedule == "constant":
         scheduler = LambdaLR(optimizer, lambda step: 1.0)
@@ -71,7 +75,8 @@ def fit(
 
     Every epoch appends a row to `state.history` and calls `on_epoch` with whether its validation loss is the smallest.
     """
-    forward = parallel.averaged(model.head_parameters(), feed.forward)
+    trained = [parameter for group in model.trained_parameters() for parameter in group]
+    forward = parallel.averaged(trained, feed.forward)
     for epoch in range(len(state.history) + 1, epochs + 1):
         best = best_epoch(state.history)
         if recipe.patience and best and epoch - 1 - max(best["epoch"], recipe.coarse_epochs(epochs)) >= recipe.patience:

@@ -221,14 +221,14 @@ def draw_training(session: Session) -> None:
     args, model = session.args, session.model
     specs = args.columns or TRAINED
     for name in named(specs):
-        if find_layer(model, name)[0].startswith("base_model"):
-            raise InputError(f"--columns {name}: is frozen and does not change; give layers of the head")
+        if model.is_frozen(find_layer(model, name)[0]):
+            raise InputError(f"--columns {name}: is frozen and does not change; give layers that are trained")
     snapshots = checkpoint.find_snapshots(session.run)
     if len(args.images) + len(args.index) > 1:
         raise InputError("--training follows one picture; give one")
     (example,) = session.examples()
     with torch.inference_mode():
-        maps = model.base_model(example.input[None].to(session.device))  # once: it is frozen
+        maps = model.frozen(example.input[None].to(session.device))  # once
     checkpoint.load_snapshot(list(snapshots.values())[-1], model)
     _, acts = look_at_head(session, maps, example)
     columns = make_columns(model, specs, acts, args.rows or 3)
@@ -250,10 +250,10 @@ def draw_training(session: Session) -> None:
 
 
 def look_at_head(session: Session, maps: Tensor, example: Example) -> tuple[Answer, dict[str, Tensor]]:
-    """As `look`, from the backbone's maps (1, 2048, h, w) on."""
-    head = [layer for layer in leaf_layers(session.model) if not layer.startswith("base_model")]
+    """As `look`, from the maps of what is frozen on."""
+    head = [layer for layer in leaf_layers(session.model) if not session.model.is_frozen(layer)]
     with torch.inference_mode(), record(session.model, head) as acts:
-        logits = session.model.head(maps)
+        logits = session.model.rest(maps)
     probabilities = session.model.probabilities(logits[0]).cpu().numpy()
     return Answer(example, session.about["classes"], probabilities), as_maps(acts)
 

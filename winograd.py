@@ -45,13 +45,13 @@ class Conv3x3(torch.autograd.Function):
     """Written out with its gradients, since those that autograd derives copy large matrices only to transpose them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y, inputs = convolve(x, weight)
         ctx.save_for_backward(inputs, weight)
-        return y + bias[:, None, None]
+        return y if bias is None else y + bias[:, None, None]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         inputs, weight = ctx.saved_tensors  # (36, T, C), (O, C, 3, 3)
         o, c = weight.shape[:2]
         products = (TO_OUTPUT.T @ squares(grad, 4, 4, 0)).view(36, -1, o)  # (36, T, O)
@@ -60,7 +60,7 @@ class Conv3x3(torch.autograd.Function):
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = convolve(grad, weight.flip(2, 3).transpose(0, 1))[0]
-        return of_x, of_weight, grad.sum((0, 2, 3))
+        return of_x, of_weight, grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
 def squares(x: Tensor, size: int, step: int, before: int) -> Tensor:
@@ -84,13 +84,13 @@ def convolve(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return y.permute(0, 3, 1, 2), inputs
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A convolution with stride 1 and padding 1, in float32 on the CPU.
 
     Args:
         x: (B, C, h, w), channels last in memory.
         weight: (O, C, 3, 3).
-        bias: (O,).
+        bias: (O,), or None.
 
     Returns: (B, O, h, w), channels last; it differs from the direct sum by about 1e-5 of the largest value.
     """

@@ -186,7 +186,7 @@ def test_contributions_add_up_to_the_logits(net: ActionNet, seen: dict[str, Tens
 def test_stages_hold_every_parameter_once(net: ActionNet) -> None:
     rows = stages(net, 64)
     assert sum(row["parameters"] for row in rows) == sum(parameter.numel() for parameter in net.parameters())
-    assert sum(row["trained"] for row in rows) == sum(parameter.numel() for parameter in net.head_parameters())
+    assert sum(row["trained"] for row in rows) == sum(parameter.numel() for parameter in net.trained_parameters()[0])
     by_name = {row["name"]: row for row in rows}
     assert by_name["base_model.layer4"]["output"] == [2048, 2, 2]
     assert by_name["base_model.layer4"]["trained"] == 0

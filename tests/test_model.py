@@ -27,22 +27,34 @@ def test_layers_and_shapes() -> None:
         torch.testing.assert_close(model(images), model.head(maps))
 
 
-def test_backbone_stands_still_in_training(untrained: BackboneWeights) -> None:
-    model = build_model(untrained, 3, dropout=0.3, channel_dropout=0.2)
+@pytest.mark.parametrize(
+    ("unfreeze", "shape"), [("none", (2048, 2, 2)), ("layer4", (1024, 4, 4)), ("layer3", (512, 8, 8))]
+)
+def test_what_is_frozen_stands_still_in_training(
+    untrained: BackboneWeights, unfreeze: str, shape: tuple[int, ...]
+) -> None:
+    model = build_model(untrained, 3, dropout=0.3, channel_dropout=0.2, unfreeze=unfreeze)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = torch.optim.Adam(model.head_parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam([p for group in model.trained_parameters() for p in group], lr=1e-2)
     for _ in range(3):
         model.train()
         loss = nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.tensor([0, 1, 2, 0]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    stages = {"none": (), "layer4": ("layer4",), "layer3": ("layer3", "layer4")}[unfreeze]
     for name, value in model.state_dict().items():
-        if name.startswith("base_model."):
-            assert torch.equal(value, before[name]), name
-        elif not name.endswith("num_batches_tracked"):
-            assert not torch.equal(value, before[name]), name
-    assert len(list(model.parameters())) - len(model.head_parameters()) == len(list(model.base_model.parameters()))
+        inside = name.startswith(tuple(f"base_model.{stage}." for stage in stages))
+        moves = not name.startswith("base_model.") or (inside and value.dim() == 4)  # of a stage, the kernels
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(value, before[name]) != moves, name
+    model.eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        maps = model.frozen(images)
+        assert maps.shape[1:] == shape == (model.map_channels, 64 // model.map_stride, 64 // model.map_stride)
+        torch.testing.assert_close(model.rest(maps.clone()), model(images), rtol=1e-3, atol=1e-4)
+    assert len(model.trained_parameters()) == 1 + len(stages)
 
 
 def test_gradients_reach_the_picture() -> None:
@@ -53,9 +65,10 @@ def test_gradients_reach_the_picture() -> None:
 
 
 @pytest.mark.parametrize(("count", "height", "width"), [(600, 1, 1), (40, 4, 4), (20, 7, 7), (8, 9, 11)])
-def test_convolution_with_fewer_products_is_the_convolution(count: int, height: int, width: int) -> None:
-    ours = MapConv2d(24, 16).to(memory_format=torch.channels_last)
-    plain = nn.Conv2d(24, 16, 3, padding=1)
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolution_with_fewer_products_is_the_convolution(count: int, height: int, width: int, bias: bool) -> None:
+    ours = MapConv2d(24, 16, bias).to(memory_format=torch.channels_last)
+    plain = nn.Conv2d(24, 16, 3, padding=1, bias=bias)
     plain.load_state_dict(ours.state_dict())
     assert count * height * width in MapConv2d.POSITIONS
     results = []
@@ -63,7 +76,7 @@ def test_convolution_with_fewer_products_is_the_convolution(count: int, height: 
         x = torch.randn(count, 24, height, width, generator=torch.Generator().manual_seed(0)).requires_grad_()
         y = conv(x.contiguous(memory_format=torch.channels_last))
         (y**2).sum().backward()
-        results.append((y, x.grad, conv.weight.grad, conv.bias.grad))
+        results.append((y, x.grad, *(parameter.grad for parameter in conv.parameters())))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
 

@@ -196,6 +196,30 @@ def test_int8_is_calibrated_once_and_used_again(sample: Path, tmp_path: Path, mo
     assert models == {path: path.stat().st_mtime_ns for path in Path("cache").glob("int8-*/*")}
 
 
+def test_unfrozen_stage_is_trained_kept_and_resumed(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, untrained: BackboneWeights
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"data": sample, "unfreeze": "layer4", "views": 1, "snapshots": True}
+    train.main(small(**options, run="u", epochs=2))
+    model, record, _ = checkpoint.load_model(Path("results/u"), torch.device("cpu"))
+    assert model.unfreeze == record["arguments"]["unfreeze"] == "layer4"
+    assert torch.equal(model.base_model.layer3[0].conv1.weight, untrained.state["layer3.0.conv1.weight"])
+    assert not torch.equal(model.base_model.layer4[0].conv1.weight, untrained.state["layer4.0.conv1.weight"])
+    predict5.main(predict5.Args(run="u", precision="fp32"))
+    with Path("results/u/test/test_predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    files = {sample.name: sample for sample in read_dataset(sample).labelled}
+    pictures = HarDataset([files[row["filename"]] for row in rows], record["classes"], EvalTransform(64))
+    images = normalise(torch.stack([pictures[n][0] for n in range(len(pictures))]))
+    with torch.inference_mode():
+        highest = model.probabilities(model(images)).max(1).values  # the whole network at once
+    assert [float(row["probability"]) for row in rows] == pytest.approx(highest.tolist(), abs=1e-4)
+    train.main(small(**options, run="v", epochs=2))
+    assert lines_of(Path("results/u/metrics.jsonl"))[1]["val"] == lines_of(Path("results/v/metrics.jsonl"))[1]["val"]
+    train.main(train.Args(run="v", resume=True))
+
+
 def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train.main(small(data=sample, recipe="plain", epochs=1, run="p"))
@@ -212,6 +236,7 @@ def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monke
         ({"data": Path("nowhere")}, r"nowhere: holds neither"),
         ({"recipe": "plain", "mixup": 0.2}, r"--recipe plain fixes --mixup at 0.0; leave --mixup out"),
         ({"views": 0, "coarse": 0.5}, r"--coarse needs cached maps"),
+        ({"unfreeze": "layer4", "coarse": 0.5}, r"--coarse needs .* a frozen backbone"),
         ({"views": 0, "precision": "int8"}, r"--precision int8 needs cached maps"),
         ({"compile": True, "precision": "int8"}, r"--compile and --precision int8"),
         ({"image_size": 100}, r"--image-size 100: must be a multiple of 32"),

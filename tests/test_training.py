@@ -23,8 +23,8 @@ class Toy(nn.Module):
         super().__init__()
         self.fc = nn.Linear(4, 2)
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        return list(self.parameters())
+    def trained_parameters(self) -> list[list[nn.Parameter]]:
+        return [list(self.parameters())]
 
 
 class ToyFeed:
