@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import torch
 from PIL import Image, ImageOps
@@ -239,6 +240,37 @@ class EvalTransform:
         return cut(image, (left, top, left + side, top + side), self.size)
 
 
+@dataclass(frozen=True)
+class PartTransform:
+    """A part of the picture, resized: RGB to (3, S, S) uint8.
+
+    Args:
+        part: "whole", squeezed to a square, or the square at the "start" (left or top) or "end" of the longer side.
+    """
+
+    size: int
+    part: Literal["whole", "start", "end"]
+
+    @property
+    def least(self) -> int:
+        return 2 * self.size
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        width, height = image.size
+        short = min(width, height)
+        box = {
+            "whole": (0, 0, width, height),
+            "start": (0, 0, short, short),
+            "end": (width - short, height - short, width, height),
+        }[self.part]
+        return cut(image, box, self.size)
+
+
+def tta_views(size: int) -> list[EvalTransform | PartTransform]:
+    """The views over which test-time augmentation takes the mean, the usual one first."""
+    return [EvalTransform(size), *(PartTransform(size, part) for part in ("whole", "start", "end"))]
+
+
 def cut(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Tensor:
     """The box (left, top, right, bottom), in pixels, resized in one step: (3, size, size) uint8."""
     return v2.functional.pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR, box))
@@ -256,6 +288,9 @@ def normalise(images: Tensor) -> Tensor:
     return (images.float() - mean) / std
 
 
+Transform = TrainTransform | EvalTransform | PartTransform
+
+
 class HarDataset(Dataset):
     """Pictures and class indices: item i is (transform(picture) of shape (3, S, S) uint8, class index or -1).
 
@@ -267,7 +302,7 @@ class HarDataset(Dataset):
         self,
         samples: Sequence[Sample],
         classes: Sequence[str],
-        transform: TrainTransform | EvalTransform,
+        transform: Transform,
         seeds: Sequence[int] | None = None,
     ) -> None:
         self.samples, self.transform, self.seeds = list(samples), transform, seeds

@@ -2,16 +2,20 @@
 
     python predict5.py                        the newest run's test set
     python predict5.py --run NAME --data DIR  another run; its dataset lies elsewhere now
+    python predict5.py --tta                  the mean over several views of each picture
     python predict5.py PICTURE_OR_FOLDER …    a table of predictions; --csv FILE keeps it
 
-Writes results/<run>/test/: metrics.json (with intervals), per_class.csv, conf_matrix.png and .csv, pred.png and .json
-(five pictures), mistakes.png and .json (the most confident ones), trust.png and .json (calibration, coverage),
-confused.png, label_issues.csv and .png (labels to review), test_predictions.csv; for a Testing_set.csv without labels
-also predictions.csv (filename, label, probability).
+Writes results/<run>/test/ (with --tta test_tta/): metrics.json (with intervals), per_class.csv, conf_matrix.png and
+.csv, pred.png and .json (five pictures), mistakes.png and .json (the most confident ones), trust.png and .json
+(calibration, coverage), confused.png, label_issues.csv and .png (labels to review), test_predictions.csv; for a
+Testing_set.csv without labels also predictions.csv (filename, label, probability).
 """
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,16 +30,19 @@ import checkpoint
 import parallel
 from backbone import Backbone, Int8Model, Precision, backbone_maker, frozen_id, halving, pick_backbone_precision
 from console import run_script
-from dataset import ActionData, EvalTransform, HarDataset, Sample, image_files, read_dataset
+from dataset import ActionData, HarDataset, Sample, Transform, image_files, read_dataset, tta_views
 from device import pick_device, pick_precision, pick_workers
 from errors import InputError
 from evaluation import Test, answers
 from examples import check_test_set
-from files import write_csv
+from files import write_csv, write_json
+from metrics import summarise
 from model import ActionNet
 from scan import check_pictures, group_duplicates
 from training import predict, shown
+from trust import fit_temperature
 
+TTA = "tta.json"
 OPTIONAL = ("mistakes.png", "confused.png", "label_issues.png", "predictions.csv")  # not written by every test
 
 
@@ -49,6 +56,8 @@ class Args:
     """Where the run's dataset lies now. Without it: where it lay in training."""
     csv: Path | None = None
     """With pictures: also write the table here."""
+    tta: bool = False
+    """Test-time augmentation: the mean over four views of a picture and their mirror images."""
     seed: int = 0
     """Chooses the five pictures of pred.png."""
     batch_size: int = 128
@@ -78,18 +87,61 @@ class Predictor:
         return f"{self.record['dataset']} · {self.record['weights']} · run {self.run.name}"
 
     def __call__(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """Logits (N, K) and class indices (N,) of pictures, -1 where unlabelled."""
-        args, device = self.args, self.device
+        """Logits (N, K) and class indices (N,) of pictures, -1 where unlabelled.
+
+        With --tta the logarithms of mean probabilities over views and their mirror images.
+        """
+        views = tta_views(self.record["image_size"])[: None if self.args.tta else 1]
         own = samples[parallel.part(len(samples))]
-        pictures = HarDataset(own, self.record["classes"], EvalTransform(self.record["image_size"]))
+        backbone = self.pick_backbone(len(own) * len(views))
+        found = []
+        for number, view in enumerate(views, 1):
+            label = f"predict, view {number} of {len(views)}" if self.args.tta else "predict"
+            logits, targets = self.predict(own, view, backbone, label)
+            found.append(logits)
+        return torch.stack(found).logsumexp(0) - math.log(len(found)) if self.args.tta else found[0], targets
+
+    def predict(
+        self, samples: Sequence[Sample], view: Transform, backbone: Backbone, label: str
+    ) -> tuple[Tensor, Tensor]:
+        args, device, classes = self.args, self.device, self.record["classes"]
         options = {"num_workers": pick_workers(device, args.workers), "pin_memory": device.type == "cuda"}
-        loader = DataLoader(pictures, args.batch_size, **options)
-        backbone = self.pick_backbone(len(own))
-        with tqdm(total=len(own), desc="predict", unit=" images", disable=parallel.rank() > 0) as bar:
-            return predict(
-                lambda images: self.model.rest(halving(backbone, images)),
-                shown(loader, bar), len(self.record["classes"]), device, pick_precision(device, args.precision),
-            )  # fmt: skip
+        loader = DataLoader(HarDataset(samples, classes, view), args.batch_size, **options)
+
+        def answer(images: Tensor) -> Tensor:
+            maps = halving(backbone, images)
+            if not args.tta:
+                return self.model.rest(maps)
+            both = [self.model.probabilities(self.model.rest(way).float()) for way in (maps, maps.flip(-1))]
+            return torch.stack(both).mean(0).log()
+
+        with tqdm(total=len(samples), desc=label, unit=" images", disable=parallel.rank() > 0) as bar:
+            return predict(answer, shown(loader, bar), len(classes), device, pick_precision(device, args.precision))
+
+    @cached_property
+    def temperature(self) -> float:
+        """What turns these logits into probabilities; with --tta, fitted on the validation pictures once and kept."""
+        if not self.args.tta:
+            return self.model.temperature
+        path, about = self.run / TTA, {"epoch": self.record["epoch"]}
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not about.items() <= known.items():
+            digests = self.split["val"]
+            with parallel.first_alone():
+                samples = check_test_set(self.dataset, digests, digests, self.record["classes"], self.args.cache)
+            logits, targets = self(samples)
+            known = about | {"temperature": fit_temperature(logits, targets), "val": summarise(logits, targets)}
+            if parallel.rank() == 0:
+                write_json(path, known)
+            print(f"validation accuracy over all views: {known['val']['accuracy']:.4f}")
+        return known["temperature"]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return (logits / self.temperature).softmax(1)
+
+    @cached_property
+    def dataset(self) -> ActionData:
+        return read_dataset(self.args.data or Path(self.record["data"]))
 
     def pick_backbone(self, count: int) -> Backbone:
         """In the precision asked for; "auto" is int8 where the run was trained on such maps and the model is there."""
@@ -103,8 +155,7 @@ class Predictor:
         return backbone_maker(self.model.frozen, self.device, precision, int8, self.training_pictures)[0](count)
 
     def training_pictures(self) -> list[Sample]:
-        data = read_dataset(self.args.data or Path(self.record["data"]))
-        return [sample for sample in data.train if sample.name in self.split["train"]]
+        return [sample for sample in self.dataset.train if sample.name in self.split["train"]]
 
 
 def main(args: Args) -> None:
@@ -141,9 +192,10 @@ def predict_images(predictor: Predictor) -> None:
     samples = list({sample.name: sample for sample in samples}.values())
     samples = readable(samples, args)
     logits, _ = predictor(samples)
+    probabilities = predictor.probabilities(logits)
     if parallel.rank() > 0:
         return
-    rows = answers(samples, predictor.model.probabilities(logits), predictor.record["classes"])
+    rows = answers(samples, probabilities, predictor.record["classes"])
     width = max(len(row["filename"]) for row in rows)
     for row in rows:
         print(f"{row['filename']:{width}s}  " + "  ".join(f"{name} {value:.2f}" for name, value in row["top"][:3]))
@@ -164,8 +216,8 @@ def readable(samples: list[Sample], args: Args) -> list[Sample]:
 
 def test(predictor: Predictor) -> None:
     """Measures the test set of the run's own split, prints the figures and writes them with their pictures."""
-    record, folder = predictor.record, predictor.run / "test"
-    data = read_dataset(predictor.args.data or Path(record["data"]))
+    record, folder = predictor.record, predictor.run / ("test_tta" if predictor.args.tta else "test")
+    data, temperature = predictor.dataset, predictor.temperature
     digests = predictor.split["test"]
     with parallel.first_alone():
         samples = check_test_set(data, digests, digests, record["classes"], predictor.args.cache)
@@ -178,14 +230,14 @@ def test(predictor: Predictor) -> None:
         return
     for stale in (folder / name for name in OPTIONAL):
         stale.unlink(missing_ok=True)
-    tested = Test(folder, predictor.title, samples, record["classes"], logits, targets, predictor.model.temperature)
+    tested = Test(folder, predictor.title, samples, record["classes"], logits, targets, temperature)
     about = {key: record[key] for key in ("dataset", "weights", "weights_sha256", "epoch", "seed")}
     if record["arguments"].get("ignore_copies"):
         about["copies"] = tested.by_copies(learned_copies(predictor, data, samples))
     values = tested.write(about | {"run": predictor.run.name}, predictor.args.seed)
     print_metrics(values)
     if given is not None:
-        rows = answers(unlabelled, predictor.model.probabilities(given), record["classes"])
+        rows = answers(unlabelled, predictor.probabilities(given), record["classes"])
         table = [(Path(row["filename"]).name, row["predicted"], row["probability"]) for row in rows]
         write_csv(folder / "predictions.csv", [("filename", "label", "probability"), *table])
     print("written: " + "  ".join(str(path) for path in sorted(folder.glob("[!.]*"))))

@@ -9,7 +9,7 @@ from conftest import picture, write_rows
 from PIL import Image
 from torchvision.transforms import v2
 
-from dataset import EvalTransform, HarDataset, TrainTransform, load_image, normalise, read_dataset
+from dataset import EvalTransform, HarDataset, TrainTransform, load_image, normalise, read_dataset, tta_views
 from errors import InputError
 
 
@@ -161,6 +161,18 @@ def test_eval_transform_is_torchvisions(tmp_path: Path) -> None:
     ours = EvalTransform(224)(wide).float()
     theirs = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])(wide).float()
     assert (ours - theirs).abs().mean() < 1.5  # of 255; the two round the middle differently
+
+
+def test_parts_of_a_picture() -> None:
+    wide = Image.new("RGB", (300, 150), "red")
+    wide.paste("blue", (150, 0, 300, 150))
+    for image in (wide, wide.transpose(Image.Transpose.ROTATE_270)):  # red is above in the second
+        whole, start, end = (view(image).float() for view in tta_views(64)[1:])
+        assert start[0].min() == 255
+        assert end[2].min() == 255
+        assert whole[0].mean() == pytest.approx(255 / 2, rel=0.02)
+        assert whole[:, 0, 0].tolist() == [255, 0, 0]
+        assert whole[:, -1, -1].tolist() == [0, 0, 255]
 
 
 def test_large_jpegs_are_decoded_small(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import predict5
 import prepare_data
 import sample_data
 import train
-from dataset import EvalTransform, HarDataset, normalise, read_dataset
+from dataset import EvalTransform, HarDataset, load_image, normalise, read_dataset, tta_views
 from errors import InputError
 from metrics import summarise
 from trust import fit_temperature
@@ -123,6 +123,38 @@ def test_predict5_metrics_follow_from_its_table(trained: Path) -> None:
         with Image.open(folder / name) as image:
             assert np.asarray(image.convert("L")).std() > 10, name
     assert (trained / "predict5.py.out").read_text(encoding="utf-8").splitlines()[-1].startswith("built-in sample")
+
+
+def test_tta_is_the_mean_over_views_and_mirror_images(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(trained)
+    predict5.main(predict5.Args(run="a", tta=True, precision="fp32"))
+    run = Path("results/a")
+    with (run / "test_tta" / "test_predictions.csv").open(newline="") as file:
+        row = list(csv.DictReader(file))[7]
+    model, record, _ = checkpoint.load_model(run, torch.device("cpu"))
+    about = json.loads((run / "tta.json").read_text())
+    image, shares = load_image(image_of(row)), []
+    with torch.inference_mode():
+        for view in tta_views(64):
+            maps = model.base_model(normalise(view(image))[None])
+            shares += [model.probabilities(model.head(way))[0] for way in (maps, maps.flip(-1))]
+    assert len(shares) == 8
+    mean = torch.stack(shares).mean(0)
+    expected = (mean.log() / about["temperature"]).softmax(0)
+    assert float(row["probability"]) == pytest.approx(expected.max().item(), abs=1e-4)
+    assert row["predicted"] == record["classes"][int(expected.argmax())]
+    assert about["epoch"] == record["epoch"]
+    assert about["val"]["accuracy"] == pytest.approx(record["val"]["accuracy"], abs=0.15)
+    before = (run / "tta.json").stat().st_mtime_ns
+    predict5.main(predict5.Args(run="a", tta=True, precision="fp32", images=(image_of(row),)))
+    assert (run / "tta.json").stat().st_mtime_ns == before
+    assert f"{row['predicted']} {float(row['probability']):.2f}" in capsys.readouterr().out
+
+
+def image_of(row: dict[str, str]) -> Path:
+    return Path("data/sample") / row["filename"]
 
 
 def test_predict5_answers_for_any_pictures(
