@@ -28,7 +28,7 @@ import torch
 import checkpoint
 import sample_data
 from console import run_script
-from dataset import ActionData, find_root, read_dataset
+from dataset import NAME_FILE, ActionData, find_root, read_dataset
 from errors import InputError
 from files import write_json
 from peers import Work, ours_int8
@@ -251,6 +251,7 @@ def part_of(bench: Bench, size: int) -> Path:
         name = f"{index:05d}{sample.path.suffix}"
         (root / "train" / name).symlink_to(sample.path)
         rows.append((name, sample.label))
+    write_json(root / NAME_FILE, {"name": bench.data.name})  # which the calibrated model goes by
     with (root / "Training_set.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     return root

@@ -15,13 +15,15 @@ from tqdm import tqdm
 
 import parallel
 from dataset import normalise
-from device import autocast
+from device import autocast, return_memory
 from errors import InputError
 from feeds import Batches, CachedFeed, Forward, PictureFeed
 from metrics import summarise
 from model import ActionNet
 from recipe import Recipe
 from trust import fit_temperature
+
+TIDY = 4  # batches after which freed memory goes back: kept for longer, it breaks up and more and more is taken
 
 
 @dataclass
@@ -92,6 +94,7 @@ def fit(
         model.eval()
         answers = predict(feed.forward, to_device(feed.val(), device), model.fc.out_features, device, dtype)
         val, temperature = summarise(*answers), fit_temperature(*answers)
+        return_memory()
         row = {"epoch": epoch, "train": train, "val": val, "lr": lr, "temperature": round(temperature, 4)}
         state.history.append(row | {"seconds": round(time.perf_counter() - begin, 2)})
         on_epoch(best is None or val["loss"] < best["val"]["loss"])
@@ -176,6 +179,8 @@ def train_epoch(
         state.scheduler.step()
         all_logits.append(logits.detach())
         all_targets.append(targets)
+        if len(all_targets) % TIDY == 0:
+            return_memory()
     logits, targets = parallel.joined(torch.cat(all_logits)), parallel.joined(torch.cat(all_targets))
     if not logits.isfinite().all():
         raise InputError("the training loss is no longer a number: give a smaller --lr, or --precision fp32")

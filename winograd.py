@@ -31,6 +31,7 @@ OUTPUT = [  # A^T
     [0, 1, 1, 4, 4, 0],
     [0, 1, -1, 8, -8, 1],
 ]
+AT_ONCE = 16  # maps that are cut into tiles at a time, which takes three times their memory
 
 
 def both_ways(matrix: list[list[float]]) -> Tensor:
@@ -76,7 +77,10 @@ def convolve(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the convolution (B, O, h, w) without bias, and the transformed tiles (36, T, C) of x (B, C, h, w)."""
     b, c, h, w = x.shape
     o, rows, columns = len(weight), -(-h // 4), -(-w // 4)  # of tiles
-    inputs = (TO_INPUT @ squares(x, 6, 4, 1)).view(36, -1, c)
+    inputs = x.new_empty(36, b * rows * columns * c)
+    for part, place in zip(x.split(AT_ONCE), inputs.split(AT_ONCE * rows * columns * c, dim=1), strict=True):
+        torch.mm(TO_INPUT, squares(part, 6, 4, 1), out=place)
+    inputs = inputs.view(36, -1, c)
     kernels = (TO_KERNEL @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(36, o, c)
     products = torch.bmm(inputs, kernels.transpose(1, 2))  # (36, T, O)
     y = (TO_OUTPUT @ products.view(36, -1)).view(4, 4, b, rows, columns, o)

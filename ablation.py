@@ -1,0 +1,122 @@
+"""Measures what each ingredient of the recipe is worth: trains and tests once for each row of a table and each seed.
+
+    python ablation.py --data DIR                 all rows; goes on where it was interrupted
+    python ablation.py --data DIR --rows default "without mixup" --seeds 1
+
+Writes results/ablation.json and results/ablation.md; the runs are results/ablation_<row>_<seed>/.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from console import run_script
+from errors import InputError
+from files import write_json, write_text
+
+PLAIN_HEAD = ("--views", "1", "--coarse", "0", "--mixup", "0", "--channel-dropout", "0", "--dropout", "0")
+ROWS: dict[str, tuple[str, ...]] = {
+    "plain head": (*PLAIN_HEAD, "--label-smoothing", "0", "--warmup", "0"),
+    "default": (),
+    "one view": ("--views", "1"),
+    "four views": ("--views", "4"),
+    "without mixup": ("--mixup", "0"),
+    "without channel dropout": ("--channel-dropout", "0"),
+    "without dropout": ("--dropout", "0"),
+    "without label smoothing": ("--label-smoothing", "0"),
+    "without coarse maps": ("--coarse", "0"),
+    "float32 maps": ("--precision", "fp32"),
+    "layer4 unfrozen": ("--unfreeze", "layer4"),
+    "copies ignored": ("--ignore-copies",),
+}
+SEVERAL = ("plain head", "default", "layer4 unfrozen")  # rows that get all seeds; the others get the first
+
+
+@dataclass
+class Args:
+    data: Path | None = None
+    """Folder of the dataset. Without it: as train.py."""
+    rows: tuple[str, ...] = ()
+    """Which rows; without any, all."""
+    seeds: int = 3
+    """Seeds of the main rows; the others have one."""
+    options: str = ""
+    """Options for every training, as one text: "--epochs 2 --image-size 64"."""
+    cache: Path = Path("data/cache")
+    results: Path = Path("results")
+
+
+def main(args: Args) -> None:
+    for row in args.rows:
+        if row not in ROWS:
+            raise InputError(f"--rows {row}: there is no such row; there are: {', '.join(ROWS)}")
+    if args.seeds < 1:
+        raise InputError(f"--seeds {args.seeds}: must be 1 or more")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in args.rows or ROWS:
+        for seed in range(args.seeds if row in SEVERAL else 1):
+            print(f"{row}, seed {seed}", flush=True)
+            found.setdefault(row, []).append(measure(args, row, seed))
+            write_json(args.results / "ablation.json", found)
+            write_text(args.results / "ablation.md", table(found))
+    print(table(found))
+
+
+def measure(args: Args, row: str, seed: int) -> dict[str, Any]:
+    """Trains and tests unless that was done; returns the figures."""
+    run = args.results / f"ablation_{row.replace(' ', '_')}_{seed}"
+    places = ("--results", args.results, "--cache", args.cache, "--run", run.name)
+    data = ("--data", args.data) if args.data else ()
+    if not (run / "loss.png").exists():  # the last thing that train.py writes
+        resume = (run / "last.pt").exists()
+        fresh = (*data, "--seed", seed, *ROWS[row], *args.options.split())
+        call("train.py", *places, *(("--resume",) if resume else fresh))
+    for folder, options in (("test", ()), ("test_tta", ("--tta",))):
+        if not (run / folder / "metrics.json").exists():
+            call("predict5.py", *places, *data, *options)
+    record = json.loads((run / "best.json").read_text(encoding="utf-8"))
+    tests = {
+        name: json.loads((run / name / "metrics.json").read_text(encoding="utf-8")) for name in ("test", "test_tta")
+    }
+    tta = json.loads((run / "tta.json").read_text(encoding="utf-8"))
+    return {
+        "seed": seed, "options": ROWS[row], "epoch": record["epoch"], "n": tests["test"]["n"],
+        "seconds": {name: record["seconds"].get(name, 0.0) for name in ("features", "training")},
+        "val": record["val"]["accuracy"], "val_tta": tta["val"]["accuracy"], "val_loss": record["val"]["loss"],
+    } | {
+        name: {"accuracy": values["accuracy"], "interval": values["intervals"]["accuracy"]}
+        for name, values in tests.items()
+    }  # fmt: skip
+
+
+def call(script: str, *arguments: object) -> None:
+    command = [sys.executable, str(Path(__file__).parent / script), *map(str, arguments)]
+    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        raise InputError(f"{script} failed; run it alone: {' '.join(command)}")
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: one line a row; of several seeds mean ± standard deviation, of one its 95 % interval."""
+    head = ("recipe", "seeds", "validation", "test, one view", "test, TTA", "training, s")
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    for row, runs in found.items():
+        cells = [row, str(len(runs)), share([run["val"] for run in runs])]
+        for name in ("test", "test_tta"):
+            values = [run[name]["accuracy"] for run in runs]
+            low, high = runs[0][name]["interval"]
+            cells.append(share(values) + (f" ({100 * low:.1f} to {100 * high:.1f})" if len(values) == 1 else ""))
+        lines.append(" | ".join([*cells, f"{mean(run['seconds']['training'] for run in runs):.0f}"]))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def share(values: list[float]) -> str:
+    spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * mean(values):.1f}{spread} %"
+
+
+if __name__ == "__main__":
+    run_script(main, Args, __doc__)
