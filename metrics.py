@@ -28,7 +28,10 @@ def means(columns: tuple[np.ndarray, ...], weights: np.ndarray) -> dict[str, flo
 
 def summarise(logits: Tensor, targets: Tensor) -> dict[str, float]:
     """Mean cross-entropy (nats), accuracy and weighted precision, recall, F1 (0..1) of logits (N, K), targets (N,)."""
-    columns = by_class(logits, targets)
+    return summary(logits, targets, by_class(logits, targets))
+
+
+def summary(logits: Tensor, targets: Tensor, columns: tuple[np.ndarray, ...]) -> dict[str, float]:
     return {
         "loss": torch.nn.functional.cross_entropy(logits.float(), targets).item(),
         "accuracy": (logits.argmax(1) == targets).float().mean().item(),
@@ -42,7 +45,7 @@ def report(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> dict[str,
     columns = by_class(logits, targets)
     return {
         "n": len(targets),
-        **summarise(logits, targets),
+        **summary(logits, targets, columns),
         **{f"macro_{key}": value for key, value in means(columns, columns[3] > 0).items()},
         "top5_accuracy": (best == targets[:, None]).any(1).float().mean().item(),
         "per_class": {

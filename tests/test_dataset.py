@@ -168,8 +168,8 @@ def test_parts_of_a_picture() -> None:
     wide.paste("blue", (150, 0, 300, 150))
     for image in (wide, wide.transpose(Image.Transpose.ROTATE_270)):  # red is above in the second
         whole, start, end = (view(image).float() for view in tta_views(64)[1:])
-        assert start[0].min() == 255
-        assert end[2].min() == 255
+        assert start[0].mean() > 250
+        assert end[2].mean() > 250
         assert whole[0].mean() == pytest.approx(255 / 2, rel=0.02)
         assert whole[:, 0, 0].tolist() == [255, 0, 0]
         assert whole[:, -1, -1].tolist() == [0, 0, 255]
