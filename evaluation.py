@@ -147,7 +147,7 @@ class Test:
         worst = [self.rows[index] for index in found[:MISTAKES]]
         if worst:
             title = f"{self.title}\nlabels to review, the least likely first"
-            figures.predictions(worst, title, self.folder / "label_issues.png")
+            figures.predictions(worst, title, self.folder / "label_issues.png", given="label")
         return len(found)
 
     def write_tables(self, values: dict[str, Any]) -> None:

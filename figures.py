@@ -64,11 +64,12 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path
     save(figure, path)
 
 
-def predictions(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+def predictions(rows: Sequence[dict[str, Any]], title: str, path: Path, given: str = "true") -> None:
     """Pictures above their most probable classes, five in a line.
 
     Args:
         rows: for each picture `path`, `true`, `predicted` and `top`, a list of (class, probability), highest first.
+        given: what the class that stands in the dataset is called.
     """
     lines = -(-len(rows) // 5)
     figure = Figure(figsize=(15, 4.6 * lines + 0.7), layout="constrained")
@@ -79,7 +80,7 @@ def predictions(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
         picture, bars = grid[index // 5 * 2, index % 5], grid[index // 5 * 2 + 1, index % 5]
         picture.imshow(load_image(row["path"]))
         right = row["true"] == row["predicted"]
-        picture.set_title(f"true: {row['true']}\npredicted: {row['predicted']}", color=RIGHT if right else WRONG)
+        picture.set_title(f"{given}: {row['true']}\npredicted: {row['predicted']}", color=RIGHT if right else WRONG)
         for place, (name, value) in enumerate(row["top"]):
             tint = RIGHT if name == row["true"] else WRONG if name == row["predicted"] else "0.6"
             bars.barh(place, 1, 0.86, color="0.95")

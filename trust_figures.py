@@ -29,7 +29,8 @@ def trust(kinds: dict[str, list[dict[str, float]]], curve: np.ndarray, title: st
     last.plot(curve[:, 0], curve[:, 1], color=VAL, label="coverage: share that gets an answer")
     last.set(xlabel="answers only from this probability on", xlim=(0, 1), ylim=(0, 1.02))
     last.set_title("what a threshold gains and costs", fontsize="medium")
-    last.legend(loc="lower left")
+    last.legend()
+    figure.legend(*diagrams[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     for axes in (*diagrams, last):
         axes.grid(alpha=0.25)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -52,7 +53,6 @@ def reliability(axes: Axes, bins: list[dict[str, float]]) -> None:
     axes.plot(centres, [row["n"] / total for row in bins], ".-", color="0.25", label="share of the pictures")
     axes.plot((0, 1), (0, 1), "--", color="0.5")
     axes.set(xlabel="probability that the network says", xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(loc="upper left", fontsize="small")
 
 
 def confused(
