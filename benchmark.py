@@ -4,7 +4,8 @@
     python benchmark.py --data DIR --parts backbone head
 
 Contenders take turns, each in a process of its own; figures are medians, and ratios are taken within one run. ONNX
-Runtime takes part where it is installed (pip install -r requirements-benchmark.txt). Writes results/benchmark.json.
+Runtime takes part where it is installed (pip install -r requirements-benchmark.txt). Writes results/benchmark.json, in
+which parts that were measured before on the same machine stay.
 """
 
 import csv
@@ -74,7 +75,7 @@ class Bench:
 
     def keep(self, name: str, value: dict[str, Any]) -> None:
         """Prints a measurement and writes all that there are."""
-        self.found[name] = value
+        self.found[name] = value | {"commit": checkpoint.commit()}
         write_json(self.args.out, self.found)
         print(f"\n{name} ({value['unit']})")
         for peer, number in ({"ours": value["ours"]} | value["peers"]).items():
@@ -93,7 +94,8 @@ def main(args: Args) -> None:
         raise InputError(f"--rounds {args.rounds}: must be 1 or more")
     data = read_dataset(folder.resolve())
     with tempfile.TemporaryDirectory(prefix="benchmark") as scratch:
-        bench = Bench(args, data, Path(scratch), {"machine": machine(), "dataset": data.name})
+        about = {"machine": machine(), "dataset": data.name}
+        bench = Bench(args, data, Path(scratch), known_parts(args.out, about) | about)
         bench.work.cache.mkdir()  # apart from the cache of training, which begins empty
         for part in args.parts:
             for title in RACES.get(part, []):
@@ -107,7 +109,16 @@ def machine() -> dict[str, Any]:
     names = [line.split(":")[1].strip() for line in read_lines("/proc/cpuinfo") if line.startswith("model name")]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     about = {"cpu": (names or [platform.processor()])[0], "cores": os.cpu_count(), "gpu": gpu}
-    return about | {"system": platform.platform(), "versions": checkpoint.versions(), "commit": checkpoint.commit()}
+    return about | {"system": platform.platform(), "versions": checkpoint.versions()}
+
+
+def known_parts(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """What a file holds, if that was measured on the same dataset, machine and packages."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return known if about.items() <= known.items() else {}
 
 
 def read_lines(path: str) -> list[str]:

@@ -1,11 +1,12 @@
 """The benchmark: its ratios, and contenders in processes of their own."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmark import Bench, compare, part_of
+from benchmark import Bench, compare, known_parts, part_of
 from dataset import read_dataset
 from peers import CONTENDERS, Work
 from race import Contender
@@ -37,6 +38,15 @@ def test_a_part_of_a_dataset_is_a_dataset(sample: Path, tmp_path: Path, size: in
     part = read_dataset(part_of(Bench(None, data, tmp_path, {}), size))
     assert len(part.train) == size
     assert set(part.classes) == set(data.classes)
+    assert part.name == data.name
+
+
+def test_parts_of_the_same_machine_and_dataset_stay(tmp_path: Path) -> None:
+    file, about = tmp_path / "benchmark.json", {"machine": {"cores": 2}, "dataset": "har"}
+    assert known_parts(file, about) == {}
+    file.write_text(json.dumps(about | {"head": {"ours": 3}}))
+    assert known_parts(file, about)["head"] == {"ours": 3}
+    assert known_parts(file, about | {"dataset": "sample"}) == {}
 
 
 def test_every_race_has_one_of_ours() -> None:
