@@ -3,10 +3,12 @@
     python ablation.py --data DIR                 all rows; goes on where it was interrupted
     python ablation.py --data DIR --rows default "without mixup" --seeds 1
 
-Writes results/ablation.json and results/ablation.md; the runs are results/ablation_<row>_<seed>/.
+Writes results/ablation.json and results/ablation.md; the runs are results/ablation_<row>_<seed>_<options>/.
 """
 
+import hashlib
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -56,47 +58,53 @@ def main(args: Args) -> None:
             raise InputError(f"--rows {row}: there is no such row; there are: {', '.join(ROWS)}")
     if args.seeds < 1:
         raise InputError(f"--seeds {args.seeds}: must be 1 or more")
-    found: dict[str, list[dict[str, Any]]] = {}
+    path = args.results / "ablation.json"
+    found = read(path)
     for row in args.rows or ROWS:
+        runs = []
         for seed in range(args.seeds if row in SEVERAL else 1):
             print(f"{row}, seed {seed}", flush=True)
-            found.setdefault(row, []).append(measure(args, row, seed))
-            write_json(args.results / "ablation.json", found)
-            write_text(args.results / "ablation.md", table(found))
+            runs.append(measure(args, row, seed))
+            known = found | {row: runs}
+            found = {name: known[name] for name in ROWS if name in known}
+            write_json(path, found)
+            write_text(path.with_suffix(".md"), table(found))
     print(table(found))
 
 
 def measure(args: Args, row: str, seed: int) -> dict[str, Any]:
     """Trains and tests unless that was done; returns the figures."""
-    run = args.results / f"ablation_{row.replace(' ', '_')}_{seed}"
-    places = ("--results", args.results, "--cache", args.cache, "--run", run.name)
+    options = (*shlex.split(args.options), *ROWS[row])
     data = ("--data", args.data) if args.data else ()
+    digest = hashlib.sha256(repr((options, args.data and args.data.resolve())).encode()).hexdigest()
+    run = args.results / f"ablation_{row.replace(' ', '_')}_{seed}_{digest[:6]}"  # other options, another run
+    places = ("--results", args.results, "--cache", args.cache, "--run", run.name)
     if not (run / "loss.png").exists():  # the last thing that train.py writes
         resume = (run / "last.pt").exists()
-        fresh = (*data, "--seed", seed, *ROWS[row], *args.options.split())
-        call("train.py", *places, *(("--resume",) if resume else fresh))
-    for folder, options in (("test", ()), ("test_tta", ("--tta",))):
-        if not (run / folder / "metrics.json").exists():
-            call("predict5.py", *places, *data, *options)
-    record = json.loads((run / "best.json").read_text(encoding="utf-8"))
-    tests = {
-        name: json.loads((run / name / "metrics.json").read_text(encoding="utf-8")) for name in ("test", "test_tta")
-    }
-    tta = json.loads((run / "tta.json").read_text(encoding="utf-8"))
+        call("train.py", *places, *(("--resume",) if resume else (*data, "--seed", seed, *options)))
+    record = read(run / "best.json")
+    tests = {}
+    for folder, kind in (("test", ()), ("test_tta", ("--tta",))):
+        if read(run / folder / "metrics.json").get("epoch") != record["epoch"]:
+            call("predict5.py", *places, *data, *kind)
+        values = read(run / folder / "metrics.json")
+        tests[folder] = {"accuracy": values["accuracy"], "interval": values["intervals"]["accuracy"], "n": values["n"]}
     return {
-        "seed": seed, "options": ROWS[row], "epoch": record["epoch"], "n": tests["test"]["n"],
+        "seed": seed, "run": run.name, "options": options, "epoch": record["epoch"],
         "seconds": {name: record["seconds"].get(name, 0.0) for name in ("features", "training")},
-        "val": record["val"]["accuracy"], "val_tta": tta["val"]["accuracy"], "val_loss": record["val"]["loss"],
-    } | {
-        name: {"accuracy": values["accuracy"], "interval": values["intervals"]["accuracy"]}
-        for name, values in tests.items()
-    }  # fmt: skip
+        "val": record["val"]["accuracy"], "val_tta": read(run / "tta.json")["val"]["accuracy"],
+        "val_loss": record["val"]["loss"],
+    } | tests  # fmt: skip
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def call(script: str, *arguments: object) -> None:
     command = [sys.executable, str(Path(__file__).parent / script), *map(str, arguments)]
     if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-        raise InputError(f"{script} failed; run it alone: {' '.join(command)}")
+        raise InputError(f"{script} failed; run it alone: {shlex.join(command)}")
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:

@@ -22,7 +22,8 @@ THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # of confidence, in metrics.j
 
 def answers(samples: Sequence[Sample], probabilities: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
     """For each picture its name, true and predicted class, probability and the five most probable classes."""
-    values, indices = probabilities.topk(min(TOP, len(classes)), dim=1)
+    indices = probabilities.argsort(dim=1, descending=True, stable=True)[:, :TOP]  # of equal ones, the first
+    values = probabilities.gather(1, indices)
     rows = []
     for sample, shares, order in zip(samples, values.tolist(), indices.tolist(), strict=True):
         top = [(classes[index], round(value, 6)) for index, value in zip(order, shares, strict=True)]
@@ -52,7 +53,7 @@ class Test:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        return (self.logits / self.temperature).softmax(1)
+        return (self.logits.double() / self.temperature).softmax(1)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:

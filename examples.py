@@ -77,14 +77,19 @@ def file_example(path: Path, size: int, true: str | None = None) -> Example:
     return load_example(Sample(str(path), path, true), None, size)
 
 
-def check_test_set(
-    data: ActionData, names: Iterable[str], digests: dict[str, str], classes: Sequence[str], cache: Path
+def check_part(
+    data: ActionData,
+    names: Iterable[str],
+    digests: dict[str, str],
+    classes: Sequence[str],
+    cache: Path,
+    part: str = "test",
 ) -> list[Sample]:
-    """Finds pictures of a run's test set in its dataset, and makes sure that they are what they were in training.
+    """Finds pictures of a part of a run's split in its dataset; makes sure that they are what they were in training.
 
     Args:
         names: which ones, keys of `digests`.
-        digests: the test part of the run's split (see `checkpoint.load_model`).
+        digests: that part of the run's split (see `checkpoint.load_model`).
         cache: the folder of the cache.
 
     Raises: InputError where a picture is gone, or another one now, or of a class that the run does not know.
@@ -92,13 +97,16 @@ def check_test_set(
     there, names = {sample.name: sample for sample in data.labelled}, list(names)
     missing = [name for name in names if name not in there]
     if missing:
-        raise InputError(f"{data.root}: {missing[0]} and {len(missing) - 1} more of the run's test set are not there")
+        raise InputError(
+            f"{data.root}: {missing[0]} and {len(missing) - 1} more of the run's {part} set are not there; give the "
+            "dataset that it was trained on with --data"
+        )
     samples = [there[name] for name in names]
     scans = check_pictures(samples, cache / "scans.json", skip_bad=False)
     changed = [name for name in names if scans[name].sha256 != digests[name]]
     if changed:
         raise InputError(
-            f"{data.root}: {changed[0]} and {len(changed) - 1} more of the run's test set are not the pictures that "
+            f"{data.root}: {changed[0]} and {len(changed) - 1} more of the run's {part} set are not the pictures that "
             "they were in training; give the dataset that it was trained on with --data"
         )
     unknown = {sample.label for sample in samples} - set(classes)
@@ -116,12 +124,12 @@ def load_test_examples(
         record: the run's, for the classes and for where the dataset lay in training.
         data: where the dataset lies now, if elsewhere.
 
-    Raises: InputError as `check_test_set`, or naming the position.
+    Raises: InputError as `check_part`, or naming the position.
     """
     names = list(digests)
     for index in indices:
         if not 0 <= index < len(names):
             raise InputError(f"--index {index}: the test set has {len(names)} pictures, 0 to {len(names) - 1}")
     dataset = read_dataset(data or Path(record["data"]))
-    samples = check_test_set(dataset, [names[index] for index in indices], digests, record["classes"], cache)
+    samples = check_part(dataset, [names[index] for index in indices], digests, record["classes"], cache)
     return [load_example(sample, index, record["image_size"]) for index, sample in zip(indices, samples, strict=True)]

@@ -206,7 +206,7 @@ def map_batches(
     """
     labels = torch.tensor(targets)
     count, device, side = len(digests), stores[0].device, coarse or stores[0].side
-    turns = averaging(stores[0].side, side).to(device, dtype)
+    turns = averaging(stores[0].side, side).to(device, dtype) if coarse else None
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
     for batch in order.split(batch_size):
         chosen, own = batch, parallel.part(len(batch))
@@ -220,8 +220,13 @@ def map_batches(
             where = (views == view).nonzero().flatten()
             if len(where):
                 rows[where.to(device)] = store.read([digests[index] for index in chosen[where].tolist()]).to(device)
-        maps = torch.bmm(turns[mirrored.long().to(device)], rows.to(dtype))  # (B, side * side, C)
-        yield maps.unflatten(1, (side, side)).permute(0, 3, 1, 2), labels[chosen]
+        mirrored = mirrored.to(device)
+        if turns is None:
+            maps = rows.to(dtype).unflatten(1, (side, side))  # (B, side, side, C)
+            maps[mirrored] = maps[mirrored].flip(2)
+        else:
+            maps = torch.bmm(turns[mirrored.long()], rows.to(dtype)).unflatten(1, (side, side))
+        yield maps.permute(0, 3, 1, 2), labels[chosen]
 
 
 def averaging(side: int, coarse: int) -> Tensor:

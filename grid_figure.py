@@ -11,6 +11,7 @@ from example_figures import Answer, by_class, draw_picture, draw_probabilities
 from files import write_arrays, write_json
 from layer_stats import to_unit_range
 from links import Column, Link, contributions, make_link, shown_values
+from model import ActionNet
 from sheet import UNIT_GREY, Scale, Sheet, lines_of
 
 TILE, GAP, PITCH, TOP = 1.0, 0.62, 1.24, 2.1  # inches
@@ -20,7 +21,7 @@ ADDS, TAKES = "#c03d3e", "#4c72b0"
 
 
 def grid(
-    path: Path, answer: Answer, model: nn.Module, columns: Sequence[Column], acts: Mapping[str, Tensor], detail: str
+    path: Path, answer: Answer, model: ActionNet, columns: Sequence[Column], acts: Mapping[str, Tensor], detail: str
 ) -> None:
     """Draws the page; beside it the links and channels, .json, and the tiles, .npz."""
     rows = max(len(column.channels) for column in columns)
@@ -101,7 +102,7 @@ def draw_link(sheet: Sheet, left: Sequence[tuple[float, float]], x: float, link:
         sheet.text(x - GAP / 2, middle, words, 7.5, rotation=90, ha="center", va="center", bbox=box, color="0.3")
 
 
-def draw_header(sheet: Sheet, model: nn.Module, answer: Answer, columns: Sequence[Column]) -> None:
+def draw_header(sheet: Sheet, model: ActionNet, answer: Answer, columns: Sequence[Column]) -> None:
     """The band above the columns: which part of the network, what layer, which shape."""
     size = answer.example.input.shape
     sheet.text(0.3, 1.32, f"picture, cut to\n{' × '.join(map(str, size))}", 7.5, color="0.3")
@@ -109,9 +110,9 @@ def draw_header(sheet: Sheet, model: nn.Module, answer: Answer, columns: Sequenc
     edges = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(inside)) if a != b), len(columns)]
     parts = [(0.3, 2.0, "input", PLAIN)]
     for first, last in pairwise(edges):
-        trained = any(parameter.requires_grad for parameter in columns_parameters(model, inside[first]))
-        words = f"{'ResNet-50' if inside[first] else 'head'}, {'trained' if trained else 'frozen'}"
-        colour = TRAINED if trained else FROZEN
+        frozen = {model.is_frozen(column.layer.partition("#")[0]) for column in columns[first:last]}
+        state = "frozen" if frozen == {True} else "trained" if frozen == {False} else "frozen, then trained"
+        words, colour = f"{'ResNet-50' if inside[first] else 'head'}, {state}", FROZEN if True in frozen else TRAINED
         parts.append((column_place(first) - 0.1, (last - first) * (TILE + GAP) - GAP + 0.2, words, colour))
     parts.append((column_place(len(columns)), 3.0, "answer", PLAIN))
     for x, width, words, colour in parts:
@@ -124,10 +125,6 @@ def draw_header(sheet: Sheet, model: nn.Module, answer: Answer, columns: Sequenc
         if column.layer == "base_model":
             kind = "end of ResNet\n= input of the head"
         sheet.text(column_place(index) - 0.1, 1.32, f"{kind}\n{shape}", 7.5, color="0.3")
-
-
-def columns_parameters(model: nn.Module, of_backbone: bool) -> list[nn.Parameter]:
-    return [p for name, p in model.named_parameters() if name.startswith("base_model.") == of_backbone]
 
 
 def type_name(module: nn.Module) -> str:

@@ -134,6 +134,8 @@ class ActionNet(nn.Module):
 
     def is_frozen(self, name: str) -> bool:
         """Whether a layer, or an entry of the state, belongs to `frozen`."""
+        if name == "base_model":
+            return self.cut == len(self.base_model)
         return f"{name}.".startswith(tuple(f"base_model.{stage}." for stage, _ in self.frozen.named_children()))
 
     def trained_state(self) -> dict[str, Tensor]:

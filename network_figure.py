@@ -128,8 +128,9 @@ def draw_parts(sheet: Sheet, rows: Sequence[dict[str, Any]], pitch: float) -> No
         (1, inside, "base_model: ResNet-50"),
         (inside + 1, len(rows), "head: learns the actions"),
     ):
-        trained = any(row["trained"] for row in rows[first - 1 : last])
-        words, colour = f"{words}, {'trained' if trained else 'frozen'}", TRAINED if trained else FROZEN
+        part = [row["trained"] > 0 for row in rows[first - 1 : last] if row["parameters"]]
+        state = "trained" if all(part) else "frozen, then trained" if any(part) else "frozen"
+        words, colour = f"{words}, {state}", TRAINED if all(part) else FROZEN
         left, right = 0.3 + first * pitch, 0.3 + (last + 1) * pitch - 0.25
         sheet.box(left, y, right - left, 0.28, fill=True, facecolor=colour, edgecolor="none", alpha=0.6)
         sheet.text((left + right) / 2, y + 0.06, words, 9, ha="center", weight="bold")

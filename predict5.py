@@ -34,7 +34,7 @@ from dataset import ActionData, HarDataset, Sample, Transform, image_files, read
 from device import pick_device, pick_precision, pick_workers
 from errors import InputError
 from evaluation import Test, answers
-from examples import check_test_set
+from examples import check_part
 from files import write_csv, write_json
 from metrics import summarise
 from model import ActionNet
@@ -57,7 +57,7 @@ class Args:
     csv: Path | None = None
     """With pictures: also write the table here."""
     tta: bool = False
-    """Test-time augmentation: the mean over four views of a picture and their mirror images."""
+    """Test-time augmentation: the mean over four views and their mirror images; once, looks at validation for it."""
     seed: int = 0
     """Chooses the five pictures of pred.png."""
     batch_size: int = 128
@@ -109,26 +109,31 @@ class Predictor:
         loader = DataLoader(HarDataset(samples, classes, view), args.batch_size, **options)
 
         def answer(images: Tensor) -> Tensor:
-            maps = halving(backbone, images)
+            maps = backbone(images)
             if not args.tta:
                 return self.model.rest(maps)
-            both = [self.model.probabilities(self.model.rest(way).float()) for way in (maps, maps.flip(-1))]
-            return torch.stack(both).mean(0).log()
+            both = [self.model.rest(way).float().log_softmax(1) for way in (maps, maps.flip(-1))]
+            return torch.stack(both).logsumexp(0) - math.log(2)
 
         with tqdm(total=len(samples), desc=label, unit=" images", disable=parallel.rank() > 0) as bar:
-            return predict(answer, shown(loader, bar), len(classes), device, pick_precision(device, args.precision))
+            dtype = pick_precision(device, args.precision)
+            return predict(lambda images: halving(answer, images), shown(loader, bar), len(classes), device, dtype)
 
     @cached_property
     def temperature(self) -> float:
         """What turns these logits into probabilities; with --tta, fitted on the validation pictures once and kept."""
         if not self.args.tta:
             return self.model.temperature
-        path, about = self.run / TTA, {"epoch": self.record["epoch"]}
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        views = [repr(view) for view in tta_views(self.record["image_size"])]
+        path = self.run / TTA
+        about = {"epoch": self.record["epoch"], "precision": self.args.precision, "views": views}
+        known = parallel.agreed(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
         if not about.items() <= known.items():
             digests = self.split["val"]
             with parallel.first_alone():
-                samples = check_test_set(self.dataset, digests, digests, self.record["classes"], self.args.cache)
+                samples = check_part(
+                    self.dataset, digests, digests, self.record["classes"], self.args.cache, "validation"
+                )
             logits, targets = self(samples)
             known = about | {"temperature": fit_temperature(logits, targets), "val": summarise(logits, targets)}
             if parallel.rank() == 0:
@@ -219,8 +224,11 @@ def test(predictor: Predictor) -> None:
     record, folder = predictor.record, predictor.run / ("test_tta" if predictor.args.tta else "test")
     data, temperature = predictor.dataset, predictor.temperature
     digests = predictor.split["test"]
+    copied = None
     with parallel.first_alone():
-        samples = check_test_set(data, digests, digests, record["classes"], predictor.args.cache)
+        samples = check_part(data, digests, digests, record["classes"], predictor.args.cache)
+        if record["arguments"].get("ignore_copies"):
+            copied = learned_copies(predictor, samples)
     logits, targets = predictor(samples)
     unlabelled, given = [], None
     if data.test and not data.test_is_labelled:
@@ -232,8 +240,8 @@ def test(predictor: Predictor) -> None:
         stale.unlink(missing_ok=True)
     tested = Test(folder, predictor.title, samples, record["classes"], logits, targets, temperature)
     about = {key: record[key] for key in ("dataset", "weights", "weights_sha256", "epoch", "seed")}
-    if record["arguments"].get("ignore_copies"):
-        about["copies"] = tested.by_copies(learned_copies(predictor, data, samples))
+    if copied:
+        about["copies"] = tested.by_copies(copied)
     values = tested.write(about | {"run": predictor.run.name}, predictor.args.seed)
     print_metrics(values)
     if given is not None:
@@ -244,11 +252,11 @@ def test(predictor: Predictor) -> None:
     print(f"{predictor.title}: test accuracy {values['accuracy']:.4f} on {values['n']} pictures")
 
 
-def learned_copies(predictor: Predictor, data: ActionData, samples: Sequence[Sample]) -> list[bool]:
+def learned_copies(predictor: Predictor, samples: Sequence[Sample]) -> list[bool]:
     """Whether the run was trained on a copy of each of these pictures."""
-    trained = [sample for sample in data.labelled if sample.name in predictor.split["train"]]
-    both = [*samples, *trained]
-    scans = check_pictures(both, predictor.args.cache / "scans.json", skip_bad=True)
+    digests, cache = predictor.split["train"], predictor.args.cache
+    both = [*samples, *check_part(predictor.dataset, digests, digests, predictor.record["classes"], cache, "training")]
+    scans = check_pictures(both, cache / "scans.json", skip_bad=False)
     groups = group_duplicates([scans[sample.name] for sample in both]).tolist()
     learned = set(groups[len(samples) :])
     return [group in learned for group in groups[: len(samples)]]

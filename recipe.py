@@ -59,6 +59,8 @@ def make_recipe(plain: bool, given: dict[str, Any], unfreeze: str = "none") -> R
     for name, value in given.items():
         if plain and value != getattr(base, name):
             raise InputError(f"--recipe plain fixes {option(name)} at {getattr(base, name)}; leave {option(name)} out")
+    if unfreeze == "none" and given.get("stage_lr", base.stage_lr) != base.stage_lr:
+        raise InputError("--stage-lr is for unfrozen stages: leave it out, or give --unfreeze layer4")
     recipe = replace(base, **given)
     if recipe.views == 0 or unfreeze != "none":
         if given.get("coarse"):

@@ -62,7 +62,7 @@ def confused(
     path: Path,
 ) -> None:
     """For each pair of classes (`trust.confused_pairs`) pictures of one that were taken for the other, both ways."""
-    most = max(len(rows) for ways in pictures for rows in ways)
+    most = max(1, *(len(rows) for ways in pictures for rows in ways))
     figure = Figure(figsize=(2.3 * 2 * most, 2.7 * len(pairs) + 0.8), layout="constrained")
     figure.suptitle(title)
     strips = np.atleast_2d(figure.subfigures(len(pairs), 2, squeeze=False))

@@ -34,7 +34,7 @@ from dataset import EvalTransform, HarDataset, read_dataset
 from device import pick_device, pick_workers
 from errors import InputError
 from example_figures import Answer
-from examples import Example, check_test_set, file_example, load_test_examples
+from examples import Example, check_part, file_example, load_test_examples
 from hooks import as_maps, find_layer, firing_counts, leaf_layers, record
 from layer_stats import relative_distance
 from links import KERNELS, make_columns, shown_values
@@ -221,7 +221,8 @@ def draw_training(session: Session) -> None:
     args, model = session.args, session.model
     specs = args.columns or TRAINED
     for name in named(specs):
-        if model.is_frozen(find_layer(model, name)[0]):
+        layer = find_layer(model, name)[0]
+        if layer == "base_model" or model.is_frozen(layer):
             raise InputError(f"--columns {name}: is frozen and does not change; give layers that are trained")
     snapshots = checkpoint.find_snapshots(session.run)
     if len(args.images) + len(args.index) > 1:
@@ -230,14 +231,14 @@ def draw_training(session: Session) -> None:
     with torch.inference_mode():
         maps = model.frozen(example.input[None].to(session.device))  # once
     checkpoint.load_snapshot(list(snapshots.values())[-1], model)
-    _, acts = look_at_head(session, maps, example)
+    _, acts = look_at_head(session, maps, example, named(specs))
     columns = make_columns(model, specs, acts, args.rows or 3)
     convs = {column.layer: column.module for column in columns if column.is_kernels}
     answers, history, start = [], [], {}
     distances: dict[str, list[float]] = {layer: [] for layer in convs}
     for path in tqdm(list(snapshots.values()), "snapshots", unit=" epochs"):
         checkpoint.load_snapshot(path, model)
-        answer, acts = look_at_head(session, maps, example)
+        answer, acts = look_at_head(session, maps, example, named(specs))
         answers.append(answer)
         history.append({c.spec: shown_values(c, acts[c.layer]).numpy() for c in columns})
         start = start or {layer: conv.weight.detach().clone() for layer, conv in convs.items()}
@@ -249,10 +250,12 @@ def draw_training(session: Session) -> None:
     print(f"{said(answers[-1])} after the last epoch\nwritten: {path}")
 
 
-def look_at_head(session: Session, maps: Tensor, example: Example) -> tuple[Answer, dict[str, Tensor]]:
+def look_at_head(
+    session: Session, maps: Tensor, example: Example, layers: Sequence[str]
+) -> tuple[Answer, dict[str, Tensor]]:
     """As `look`, from the maps of what is frozen on."""
-    head = [layer for layer in leaf_layers(session.model) if not session.model.is_frozen(layer)]
-    with torch.inference_mode(), record(session.model, head) as acts:
+    leaves = [layer for layer in leaf_layers(session.model) if not session.model.is_frozen(layer)]
+    with torch.inference_mode(), record(session.model, [*leaves, *layers]) as acts:
         logits = session.model.rest(maps)
     probabilities = session.model.probabilities(logits[0]).cpu().numpy()
     return Answer(example, session.about["classes"], probabilities), as_maps(acts)
@@ -272,7 +275,7 @@ def draw_dead_units(session: Session, count: int) -> None:
         raise InputError(f"--dead-units {count}: the test set has {len(names)} pictures")
     chosen = np.random.default_rng(args.seed or 0).permutation(len(names))[:count]
     data = read_dataset(args.data or Path(about["data"]))
-    samples = check_test_set(data, [names[i] for i in chosen], session.digests, about["classes"], args.cache)
+    samples = check_part(data, [names[i] for i in chosen], session.digests, about["classes"], args.cache)
     pictures = HarDataset(samples, about["classes"], EvalTransform(about["image_size"]))
     loader = DataLoader(pictures, BATCH, num_workers=pick_workers(session.device, args.workers))
     layers = [name for name in leaf_layers(model) if isinstance(model.get_submodule(name), torch.nn.ReLU)]

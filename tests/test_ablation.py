@@ -11,9 +11,9 @@ def test_rows_are_trained_tested_and_not_done_twice(sample: Path, tmp_path: Path
     options = ("--data", sample, "--rows", "one view", "--options", " ".join((*SMALL, "--epochs", "1")))
     done = script(tmp_path, "ablation.py", *options)
     assert done.returncode == 0, done.stderr
-    run = tmp_path / "results" / "ablation_one_view_0"
-    assert json.loads((run / "best.json").read_text())["recipe"]["views"] == 1
     (measured,) = json.loads((tmp_path / "results" / "ablation.json").read_text())["one view"]
+    run = tmp_path / "results" / measured["run"]
+    assert json.loads((run / "best.json").read_text())["recipe"]["views"] == 1
     for folder in ("test", "test_tta"):
         with (run / folder / "test_predictions.csv").open(newline="") as file:
             right = [row["true"] == row["predicted"] for row in csv.DictReader(file)]

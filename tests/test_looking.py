@@ -312,6 +312,8 @@ def test_training_from_its_snapshots(work: Path) -> None:
         grids.main(grids.Args(training=Path("results/none")))
     with pytest.raises(InputError, match=r"base_model.conv1: is frozen and does not change"):
         grids.main(grids.Args(training=Path("results/a"), columns=("base_model.conv1",)))
+    with pytest.raises(InputError, match=r"base_model: is frozen and does not change"):
+        grids.main(grids.Args(training=Path("results/a"), columns=("base_model",)))
 
 
 def snapshots_of(run: str) -> list[Path]:

@@ -24,6 +24,7 @@ import train
 from dataset import EvalTransform, HarDataset, load_image, normalise, read_dataset, tta_views
 from errors import InputError
 from metrics import summarise
+from model import ActionNet
 from trust import fit_temperature
 from weights import BackboneWeights
 
@@ -247,9 +248,26 @@ def test_unfrozen_stage_is_trained_kept_and_resumed(
     with torch.inference_mode():
         highest = model.probabilities(model(images)).max(1).values  # the whole network at once
     assert [float(row["probability"]) for row in rows] == pytest.approx(highest.tolist(), abs=1e-4)
-    train.main(small(**options, run="v", epochs=2))
-    assert lines_of(Path("results/u/metrics.jsonl"))[1]["val"] == lines_of(Path("results/v/metrics.jsonl"))[1]["val"]
+    save = checkpoint.save_snapshot
+
+    def stop_at_second(run: Path, model: ActionNet, epoch: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        save(run, model, epoch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save_snapshot", stop_at_second)
+        train.main(small(**options, run="v", epochs=2))
+    assert len(lines_of(Path("results/v/metrics.jsonl"))) == 1
     train.main(train.Args(run="v", resume=True))
+    one, other = (lines_of(Path(f"results/{run}/metrics.jsonl"))[1] for run in "uv")
+    assert (one["train"], one["val"]) == (other["train"], other["val"])
+    start = model.base_model.layer4[0].conv1.weight.clone()
+    checkpoint.load_snapshot(checkpoint.find_snapshots(Path("results/v"))[0], model)
+    assert not torch.equal(start, model.base_model.layer4[0].conv1.weight)  # as it was before training
+    torch.testing.assert_close(
+        model.base_model.layer4[0].conv1.weight, untrained.state["layer4.0.conv1.weight"], rtol=1e-3, atol=1e-4
+    )
 
 
 def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,6 +286,7 @@ def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monke
         ({"data": Path("nowhere")}, r"nowhere: holds neither"),
         ({"recipe": "plain", "mixup": 0.2}, r"--recipe plain fixes --mixup at 0.0; leave --mixup out"),
         ({"views": 0, "coarse": 0.5}, r"--coarse needs cached maps"),
+        ({"stage_lr": 0.5}, r"--stage-lr is for unfrozen stages"),
         ({"unfreeze": "layer4", "coarse": 0.5}, r"--coarse needs .* a frozen backbone"),
         ({"views": 0, "precision": "int8"}, r"--precision int8 needs cached maps"),
         ({"compile": True, "precision": "int8"}, r"--compile and --precision int8"),
@@ -392,8 +411,11 @@ def test_what_a_leak_is_worth(sample: Path, tmp_path: Path, monkeypatch: pytest.
     train.main(small(data=Path("mine"), run="leak", epochs=1, ignore_copies=True))
     predict5.main(predict5.Args(run="leak", precision="fp32"))
     split = json.loads(Path("results/leak/split.json").read_text())
+    with Path("results/leak/test/test_predictions.csv").open(newline="") as file:
+        right = {row["filename"]: row["true"] == row["predicted"] for row in csv.DictReader(file)}
     learned = {(Path("mine") / name).read_bytes() for name in split["train"]}
-    true = sum((Path("mine") / name).read_bytes() in learned for name in split["test"])
+    true = {name: (Path("mine") / name).read_bytes() in learned for name in split["test"]}
     copies = json.loads(Path("results/leak/test/metrics.json").read_text())["copies"]
-    assert 0 < true == copies["with a copy in training"]["n"]
-    assert true + copies["without"]["n"] == len(split["test"])
+    for kind, wanted in (("with a copy in training", True), ("without", False)):
+        chosen = [right[name] for name, copied in true.items() if copied is wanted]
+        assert copies[kind] == {"n": len(chosen), "accuracy": pytest.approx(np.mean(chosen))}

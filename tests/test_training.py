@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from errors import InputError
 from feeds import Batches
+from model import build_model
 from recipe import PLAIN, Recipe
 from training import best_epoch, fit, mix, start, warmup_cosine
+from weights import BackboneWeights
 
 CPU, FP32 = torch.device("cpu"), torch.float32
 
@@ -102,6 +104,20 @@ def test_schedule() -> None:
     assert rates[4] == 1.0
     assert rates[12] == pytest.approx(0.5)
     assert rates[19] == pytest.approx(0.5 * (1 + math.cos(math.pi * 15 / 16)))
+
+
+def test_unfrozen_stages_learn_more_slowly_the_earlier_they_are(untrained: BackboneWeights) -> None:
+    model = build_model(untrained, 2, unfreeze="layer3")
+    state = start(model, Recipe(warmup=0.0, lr=1e-3, stage_lr=0.1), 2, 1280, CPU, FP32)
+    assert [group["lr"] for group in state.optimizer.param_groups] == pytest.approx([1e-3, 1e-4, 1e-5])
+    sizes = [sum(p.numel() for p in group["params"]) for group in state.optimizer.param_groups]
+    stages = (model.base_model.layer4, model.base_model.layer3)
+    kernels = [sum(m.weight.numel() for m in stage.modules() if isinstance(m, nn.Conv2d)) for stage in stages]
+    assert sizes[1:] == kernels
+    for _ in range(10):
+        state.optimizer.step()
+        state.scheduler.step()
+    assert [group["lr"] for group in state.optimizer.param_groups] == pytest.approx([5e-4, 5e-5, 5e-6])
 
 
 def test_mixup_blends_with_the_partner_and_keeps_the_larger_share() -> None:

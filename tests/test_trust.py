@@ -62,6 +62,19 @@ def test_intervals_are_those_of_a_share() -> None:
     assert found["loss"][0] < values["loss"] < found["loss"][1]
 
 
+def test_intervals_of_small_test_sets() -> None:
+    logits, targets = torch.eye(3)[[0, 1, 1, 1, 1, 1]], torch.tensor([0, 1, 1, 1, 1, 1])
+    found = intervals(logits, targets, ["once", "often", "never"])
+    assert found["per_class"]["once"]["recall"] == [1, 1]  # and not 0 where it was not drawn
+    assert found["per_class"]["never"]["recall"] == [None, None]
+    assert intervals(logits[:1], targets[:1], ["once", "often", "never"])["accuracy"] == [1, 1]
+
+
+def test_temperature_of_pictures_that_are_all_right() -> None:
+    logits = 3 * torch.eye(3)[[0, 1, 2] * 20]
+    assert 0.3 < fit_temperature(logits, torch.tensor([0, 1, 2] * 20)) < 1
+
+
 def test_wrong_labels_are_found() -> None:
     rng = np.random.default_rng(0)
     targets = torch.from_numpy(rng.integers(0, 4, 300))
