@@ -84,7 +84,8 @@ class Predictor:
 
     @property
     def title(self) -> str:
-        return f"{self.record['dataset']} · {self.record['weights']} · run {self.run.name}"
+        views = " · mean over views" if self.args.tta else ""
+        return f"{self.record['dataset']} · {self.record['weights']} · run {self.run.name}{views}"
 
     def __call__(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         """Logits (N, K) and class indices (N,) of pictures, -1 where unlabelled.

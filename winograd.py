@@ -32,6 +32,7 @@ OUTPUT = [  # A^T
     [0, 1, -1, 8, -8, 1],
 ]
 AT_ONCE = 16  # maps that are cut into tiles at a time, which takes three times their memory
+KERNELS = 256  # output channels at a time, for the same reason: their kernels grow fourfold
 
 
 def both_ways(matrix: list[list[float]]) -> Tensor:
@@ -56,8 +57,10 @@ class Conv3x3(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors  # (36, T, C), (O, C, 3, 3)
         o, c = weight.shape[:2]
         products = (TO_OUTPUT.T @ squares(grad, 4, 4, 0)).view(36, -1, o)  # (36, T, O)
-        kernels = torch.bmm(products.transpose(1, 2), inputs)  # (36, O, C)
-        of_weight = (TO_KERNEL.T @ kernels.view(36, -1)).view(3, 3, o, c).permute(2, 3, 0, 1)
+        of_weight = torch.empty_like(weight)
+        for part, place in zip(products.split(KERNELS, dim=2), of_weight.split(KERNELS), strict=True):
+            kernels = torch.bmm(part.transpose(1, 2), inputs)  # (36, ≤256, C)
+            place.copy_((TO_KERNEL.T @ kernels.view(36, -1)).view(3, 3, -1, c).permute(2, 3, 0, 1))
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = convolve(grad, weight.flip(2, 3).transpose(0, 1))[0]
@@ -81,8 +84,10 @@ def convolve(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     for part, place in zip(x.split(AT_ONCE), inputs.split(AT_ONCE * rows * columns * c, dim=1), strict=True):
         torch.mm(TO_INPUT, squares(part, 6, 4, 1), out=place)
     inputs = inputs.view(36, -1, c)
-    kernels = (TO_KERNEL @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(36, o, c)
-    products = torch.bmm(inputs, kernels.transpose(1, 2))  # (36, T, O)
+    products = inputs.new_empty(36, inputs.shape[1], o)  # (36, T, O)
+    for part, place in zip(weight.split(KERNELS), products.split(KERNELS, dim=2), strict=True):
+        kernels = (TO_KERNEL @ part.permute(2, 3, 0, 1).reshape(9, -1)).view(36, -1, c)
+        place.copy_(torch.bmm(inputs, kernels.transpose(1, 2)))
     y = (TO_OUTPUT @ products.view(36, -1)).view(4, 4, b, rows, columns, o)
     y = y.permute(2, 3, 0, 4, 1, 5).reshape(b, 4 * rows, 4 * columns, o)[:, :h, :w].contiguous()
     return y.permute(0, 3, 1, 2), inputs
