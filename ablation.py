@@ -47,7 +47,7 @@ class Args:
     seeds: int = 3
     """Seeds of the main rows; the others have one."""
     options: str = ""
-    """Options for every training, as one text: "--epochs 2 --image-size 64"."""
+    """Options for every training, as one text: --options="--epochs 2 --image-size 64"."""
     cache: Path = Path("data/cache")
     results: Path = Path("results")
 

@@ -8,7 +8,7 @@ from conftest import SMALL, Script
 
 
 def test_rows_are_trained_tested_and_not_done_twice(sample: Path, tmp_path: Path, script: Script) -> None:
-    options = ("--data", sample, "--rows", "one view", "--options", " ".join((*SMALL, "--epochs", "1")))
+    options = ("--data", sample, "--rows", "one view", "--options=" + " ".join((*SMALL, "--epochs", "1")))
     done = script(tmp_path, "ablation.py", *options)
     assert done.returncode == 0, done.stderr
     (measured,) = json.loads((tmp_path / "results" / "ablation.json").read_text())["one view"]
