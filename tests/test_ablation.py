@@ -4,25 +4,30 @@ import csv
 import json
 from pathlib import Path
 
-from conftest import SMALL, Script
+import pytest
+from conftest import SMALL
+
+import ablation
+from errors import InputError
 
 
-def test_rows_are_trained_tested_and_not_done_twice(sample: Path, tmp_path: Path, script: Script) -> None:
-    options = ("--data", sample, "--rows", "one view", "--options=" + " ".join((*SMALL, "--epochs", "1")))
-    done = script(tmp_path, "ablation.py", *options)
-    assert done.returncode == 0, done.stderr
-    (measured,) = json.loads((tmp_path / "results" / "ablation.json").read_text())["one view"]
-    run = tmp_path / "results" / measured["run"]
+def test_rows_are_trained_tested_and_not_done_twice(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ablation.Args(data=sample, rows=("one view",), options=" ".join((*SMALL, "--epochs", "1")))
+    ablation.main(args)
+    (measured,) = json.loads(Path("results/ablation.json").read_text())["one view"]
+    run = Path("results") / measured["run"]
     assert json.loads((run / "best.json").read_text())["recipe"]["views"] == 1
     for folder in ("test", "test_tta"):
         with (run / folder / "test_predictions.csv").open(newline="") as file:
             right = [row["true"] == row["predicted"] for row in csv.DictReader(file)]
-        assert measured[folder]["accuracy"] == sum(right) / len(right)
+        assert measured[folder]["accuracy"] == pytest.approx(sum(right) / len(right))
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    again = script(tmp_path, "ablation.py", *options)
+    ablation.main(args)
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    line = again.stdout.splitlines()[-1]
+    line = capsys.readouterr().out.strip().splitlines()[-1]
     assert line.startswith(f"| one view | 1 | {100 * measured['val']:.1f} % | ")
-    wrong = script(tmp_path, "ablation.py", "--rows", "magic")
-    assert wrong.returncode == 2
-    assert wrong.stderr.startswith("error: --rows magic: there is no such row; there are: plain head, default, ")
+    with pytest.raises(InputError, match=r"--rows magic: there is no such row; there are: plain head, default, "):
+        ablation.main(ablation.Args(rows=("magic",)))
