@@ -12,6 +12,8 @@ from matplotlib.ticker import PercentFormatter
 from dataset import load_image
 from figures import TRAIN, VAL, save
 
+FEW = 10  # pictures, whose accuracy says little
+
 
 def trust(kinds: dict[str, list[dict[str, float]]], curve: np.ndarray, title: str, path: Path) -> None:
     """Reliability diagrams beside coverage and accuracy by threshold.
@@ -40,11 +42,12 @@ def trust(kinds: dict[str, list[dict[str, float]]], curve: np.ndarray, title: st
 
 
 def reliability(axes: Axes, bins: list[dict[str, float]]) -> None:
-    """A bar for the accuracy of each bin, the diagonal that it should reach, and how many pictures it holds."""
+    """A bar for the accuracy of each bin, pale where pictures are few, and the diagonal that it should reach."""
     total = sum(row["n"] for row in bins)
     for row in bins:
         width, gap = row["to"] - row["from"], abs(row["accuracy"] - row["confidence"])
-        axes.bar(row["from"], row["accuracy"], width, align="edge", color=TRAIN, edgecolor="white")
+        fade = 1 if row["n"] >= FEW else 0.3
+        axes.bar(row["from"], row["accuracy"], width, align="edge", color=TRAIN, edgecolor="white", alpha=fade)
         low = min(row["accuracy"], row["confidence"])
         axes.bar(row["from"], gap, width, low, align="edge", facecolor="none", edgecolor=VAL, hatch="////", linewidth=0)
     axes.bar(0, 0, color=TRAIN, label="accuracy")
