@@ -13,7 +13,7 @@ import figures
 import trust_figures
 from dataset import Sample
 from files import write_csv, write_json
-from metrics import TOP, confusion_matrix, report
+from metrics import TOP, confusion_matrix, report, summarise
 from trust import calibration, confused_pairs, coverage, intervals, label_issues
 
 PANELS, MISTAKES, PAIRS, EXAMPLES = 5, 10, 5, 3
@@ -115,7 +115,7 @@ class Test:
         return {
             "calibration": {
                 "temperature": self.temperature, "expected_error": after, "expected_error_uncalibrated": before,
-                "loss_uncalibrated": report(self.logits, self.targets, self.classes)["loss"],
+                "loss_uncalibrated": summarise(self.logits, self.targets)["loss"],
             },
             "coverage": [
                 {"threshold": threshold, "coverage": rows[-1, 1], "accuracy": rows[-1, 2]}

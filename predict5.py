@@ -8,7 +8,8 @@
 Writes results/<run>/test/ (with --tta test_tta/): metrics.json (with intervals), per_class.csv, conf_matrix.png and
 .csv, pred.png and .json (five pictures), mistakes.png and .json (the most confident ones), trust.png and .json
 (calibration, coverage), confused.png, label_issues.csv and .png (labels to review), test_predictions.csv; for a
-Testing_set.csv without labels also predictions.csv (filename, label, probability).
+Testing_set.csv without labels also predictions.csv (filename, label, probability). --tta keeps its temperature in
+results/<run>/tta.json.
 """
 
 import json
