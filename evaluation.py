@@ -129,10 +129,9 @@ class Test:
         pictures = []
         for pair in pairs:
             first, second = pair["classes"]
-            pictures.append([
-                [row for row in self.mistakes if (row["true"], row["predicted"]) == way][:EXAMPLES]
-                for way in ((first, second), (second, first))
-            ])  # fmt: skip
+            ways = ((first, second), (second, first))
+            found = [[row for row in self.mistakes if (row["true"], row["predicted"]) == way] for way in ways]
+            pictures.append([row for rows in found for row in rows[:EXAMPLES]])
         if pairs:
             trust_figures.confused(pairs, pictures, self.title, self.folder / "confused.png")
         return pairs

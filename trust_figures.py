@@ -59,23 +59,19 @@ def reliability(axes: Axes, bins: list[dict[str, float]]) -> None:
 
 
 def confused(
-    pairs: Sequence[dict[str, Any]],
-    pictures: Sequence[Sequence[Sequence[dict[str, Any]]]],
-    title: str,
-    path: Path,
+    pairs: Sequence[dict[str, Any]], pictures: Sequence[Sequence[dict[str, Any]]], title: str, path: Path
 ) -> None:
-    """For each pair of classes (`trust.confused_pairs`) pictures of one that were taken for the other, both ways."""
-    most = max(1, *(len(rows) for ways in pictures for rows in ways))
-    figure = Figure(figsize=(2.3 * 2 * most, 2.7 * len(pairs) + 0.8), layout="constrained")
+    """For each pair of classes (`trust.confused_pairs`) a line of pictures of one that were taken for the other."""
+    most = max(3, *(len(rows) for rows in pictures))
+    figure = Figure(figsize=(2.6 * most, 2.9 * len(pairs) + 0.8), layout="constrained")
     figure.suptitle(title)
-    strips = np.atleast_2d(figure.subfigures(len(pairs), 2, squeeze=False))
-    for pair, ways, strip in zip(pairs, pictures, strips, strict=True):
-        names = pair["classes"]
-        for rows, part, (true, taken), count in zip(ways, strip, (names, names[::-1]), pair["n"], strict=True):
-            part.suptitle(f"{true} taken for {taken}: {count}", fontsize="medium", weight="bold")
-            for axes, row in zip(part.subplots(1, most, squeeze=False)[0], [*rows, *[None] * most], strict=False):
-                axes.set_axis_off()
-                if row:
-                    axes.imshow(load_image(row["path"]))
-                    axes.set_title(f"{row['probability']:.0%}", fontsize="small")
+    for pair, rows, line in zip(pairs, pictures, figure.subfigures(len(pairs), 1, squeeze=False)[:, 0], strict=True):
+        (first, second), (there, back) = pair["classes"], pair["n"]
+        words = f"{first} taken for {second}: {there}, {second} for {first}: {back}, of {pair['of']} pictures"
+        line.suptitle(words, fontsize="medium", weight="bold")
+        for axes, row in zip(line.subplots(1, most, squeeze=False)[0], [*rows, *[None] * most], strict=False):
+            axes.set_axis_off()
+            if row:
+                axes.imshow(load_image(row["path"]))
+                axes.set_title(f"{row['true']},\nsaid {row['predicted']} {row['probability']:.0%}", fontsize="small")
     save(figure, path)
