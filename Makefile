@@ -12,7 +12,7 @@ train: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 .venv/bin/uv:
 	$(PYTHON) -m venv .venv
@@ -23,5 +23,5 @@ test: .venv/installed-dev
 	@touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
-	$(BIN)/uv pip install --python $(BIN)/python --requirement requirements-dev.txt
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --requirement requirements-dev.txt
 	@touch $@

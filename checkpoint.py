@@ -58,7 +58,7 @@ def save_best(run: Path, model: ActionNet, record: dict[str, Any], split: dict[s
     Args:
         split: by part, file names and the SHA-256 of the files' bytes.
     """
-    parts = {"stride_on": model.stride_on, "unfreeze": model.unfreeze}
+    parts = {"stride_on": model.stride_on, "unfreeze": model.unfreeze, "backbone": model.backbone}
     content = {"model": model.state_dict(), **parts, "record": record, "split": split}
     write_whole(run / BEST, lambda partial: torch.save(content, partial))
     write_json(run / RECORD, record)
@@ -72,7 +72,8 @@ def load_model(run: Path, device: torch.device) -> tuple[ActionNet, dict[str, An
     path = run / BEST
     content = read_checkpoint(path, device)
     record = content["record"]
-    model = ActionNet(len(record["classes"]), content["stride_on"], unfreeze=content.get("unfreeze", "none"))
+    parts = {key: content[key] for key in ("stride_on", "unfreeze", "backbone") if key in content}
+    model = ActionNet(len(record["classes"]), **parts, size=record["image_size"])
     model.load_state_dict(content["model"])
     model.temperature = record.get("temperature", 1.0)
     model = model.to(device, memory_format=torch.channels_last).eval()

@@ -41,7 +41,7 @@ class FeatureStore:
         view: 0 is the evaluation view, 1, 2, … are random crops, another for each number.
         size: side of the square picture in pixels.
         precision: what the backbone computes in; of an int8 model, its digest too.
-        channels, stride: of the maps.
+        maps: channels and side of the maps; without it, those of ResNet-50.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class FeatureStore:
         view: int,
         size: int,
         precision: str,
-        channels: int = MAP_CHANNELS,
-        stride: int = STRIDE,
+        maps: tuple[int, int] | None = None,
     ) -> None:
-        self.view, self.side = view, size // stride
+        self.view = view
+        channels, self.side = maps or (MAP_CHANNELS, size // STRIDE)
         # Flips are left to the maps, where they cost nothing: a view stands for its mirror image too.
         self.transform = TrainTransform(size, SMALLEST_CROP, flip=False) if view else EvalTransform(size)
         recipe = {

@@ -112,7 +112,10 @@ def draw_header(sheet: Sheet, model: ActionNet, answer: Answer, columns: Sequenc
     for first, last in pairwise(edges):
         frozen = {model.is_frozen(column.layer.partition("#")[0]) for column in columns[first:last]}
         state = "frozen" if frozen == {True} else "trained" if frozen == {False} else "frozen, then trained"
-        words, colour = f"{'ResNet-50' if inside[first] else 'head'}, {state}", FROZEN if True in frozen else TRAINED
+        words, colour = (
+            f"{model.backbone_title if inside[first] else 'head'}, {state}",
+            FROZEN if True in frozen else TRAINED,
+        )
         parts.append((column_place(first) - 0.1, (last - first) * (TILE + GAP) - GAP + 0.2, words, colour))
     parts.append((column_place(len(columns)), 3.0, "answer", PLAIN))
     for x, width, words, colour in parts:
@@ -123,7 +126,7 @@ def draw_header(sheet: Sheet, model: ActionNet, answer: Answer, columns: Sequenc
         shape = " × ".join(map(str, column.module.weight.shape if column.is_kernels else column.maps.shape))
         kind = f"kernels of\n{name}" if column.is_kernels else f"{name}\n{type_name(column.module)}"
         if column.layer == "base_model":
-            kind = "end of ResNet\n= input of the head"
+            kind = "end of the backbone\n= input of the head"
         sheet.text(column_place(index) - 0.1, 1.32, f"{kind}\n{shape}", 7.5, color="0.3")
 
 

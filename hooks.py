@@ -9,6 +9,7 @@ A layer goes by its dotted name (`base_model.layer1.0.conv1`) or by the friendly
 `base_model_layer1_block1_relu2`, is the second of them, and the name alone means all three.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -151,8 +152,25 @@ def make_hook(
 
 
 def as_maps(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a batch of one picture brought, (1, C, h, w) or (1, C), as maps (C, h, w); single values are 1 × 1."""
-    return {name: output[0] if output.dim() == 4 else output[0][:, None, None] for name, output in outputs.items()}
+    """What a batch of one picture brought, as maps (C, h, w).
+
+    Single values (1, C) become 1 × 1. Of a transformer's tokens (1, N, C), those of the patches are the last ones that
+    fill a square; they take their places.
+    """
+    return {name: maps_of(output[0]) for name, output in outputs.items()}
+
+
+def maps_of(output: Tensor) -> Tensor:
+    if output.dim() == 2:
+        side = math.isqrt(len(output))
+        return output[-side * side :].T.unflatten(1, (side, side))
+    return output if output.dim() == 3 else output[:, None, None]
+
+
+def those_of(model: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
+    """The layers that the model has: a script's default ones are ResNet-50's, and other backbones lack some."""
+    there = {name for name, _ in model.named_modules()}
+    return tuple(layer for layer in layers if re.sub(r"^kernels:|#\d+$", "", layer) in there)
 
 
 def describe_layer(module: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""The network: a frozen ImageNet ResNet-50 (`base_model`) and a trainable convolutional head."""
+"""The network: a frozen ImageNet ResNet-50 or another (`base_model`), and a trainable convolutional head."""
 
 from collections import OrderedDict
 
@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet, resnet50
 
+from other_backbones import OtherBackbone, sequential
 from parallel import BatchNorm2d, RowDropout
 from weights import BackboneWeights
 from winograd import conv3x3
 
 MAP_CHANNELS = 2048  # what ResNet-50's last stage puts out
+RESNET = "resnet50"
 STRIDE = 32  # an image of side S gives maps of side S / 32
 GOES_IN = {"layer1": (64, 4), "layer2": (256, 4), "layer3": (512, 8), "layer4": (1024, 16)}  # channels, and the stride
 
@@ -61,9 +63,9 @@ class ActionNet(nn.Module):
         dropout: share of the 256 pooled features dropped in training.
         channel_dropout: share of the 2048 map channels dropped in training, each as a whole.
         unfreeze: the first stage that is trained, "layer1" to "layer4"; "none": the head alone.
+        backbone: another one than ResNet-50 (see `other_backbones`), for pictures of `size` pixels.
 
     Attributes:
-        map_channels, map_stride: of what the frozen part puts out.
         temperature: what `probabilities` divides logits by; fitted on validation (`trust.fit_temperature`).
     """
 
@@ -74,18 +76,23 @@ class ActionNet(nn.Module):
         dropout: float = 0.0,
         channel_dropout: float = 0.0,
         unfreeze: str = "none",
+        backbone: str = RESNET,
+        size: int = 224,
     ) -> None:
         super().__init__()
-        self.stride_on, self.unfreeze, self.temperature = stride_on, unfreeze, 1.0
-        stages = list(resnet50_with_stride_on(stride_on).named_children())[:-2]  # without avgpool and fc
-        self.base_model = nn.Sequential(OrderedDict(stages)).requires_grad_(False)
-        names = [name for name, _ in stages]
-        self.cut = names.index(unfreeze) if unfreeze in GOES_IN else len(stages)
-        self.map_channels, self.map_stride = GOES_IN.get(unfreeze, (MAP_CHANNELS, STRIDE))
+        self.stride_on, self.unfreeze, self.backbone, self.temperature = stride_on, unfreeze, backbone, 1.0
+        if backbone == RESNET:
+            stages = list(resnet50_with_stride_on(stride_on).named_children())[:-2]  # without avgpool and fc
+            self.base_model = nn.Sequential(OrderedDict(stages))
+        else:
+            self.base_model = sequential(OtherBackbone(backbone, size))
+        self.base_model.requires_grad_(False)
+        names = [name for name, _ in self.base_model.named_children()]
+        self.cut = names.index(unfreeze) if unfreeze != "none" else len(names)
         for stage in self.base_model[self.cut :]:
             make_trainable(stage)
         self.channel_dropout = RowDropout(channel_dropout)
-        self.conv1 = MapConv2d(MAP_CHANNELS, 512)
+        self.conv1 = MapConv2d(MAP_CHANNELS if backbone == RESNET else self.base_model.network.channels, 512)
         self.bn1 = BatchNorm2d(512)
         self.relu1 = nn.ReLU()
         self.conv2 = MapConv2d(512, 256)
@@ -102,12 +109,23 @@ class ActionNet(nn.Module):
         return self
 
     @property
+    def backbone_title(self) -> str:
+        return "ResNet-50" if self.backbone == RESNET else self.backbone
+
+    @property
     def frozen(self) -> nn.Sequential:
         """The part of `base_model` that is never trained: images (B, 3, S, S) to maps."""
         return self.base_model[: self.cut]
 
+    def map_shape(self, size: int) -> tuple[int, int]:
+        """Channels and side of the maps that `frozen` puts out."""
+        if self.backbone != RESNET:
+            return self.base_model.network.channels, self.base_model.network.side
+        channels, stride = GOES_IN.get(self.unfreeze, (MAP_CHANNELS, STRIDE))
+        return channels, size // stride
+
     def rest(self, maps: Tensor) -> Tensor:
-        """Maps of `frozen`, (B, map_channels, S / map_stride, S / map_stride), to logits (B, K)."""
+        """Maps of `frozen`, (B, C, h, h) as `map_shape` says, to logits (B, K)."""
         return self.head(self.base_model[self.cut :](maps))
 
     def head(self, maps: Tensor) -> Tensor:
@@ -159,9 +177,10 @@ def build_model(
     dropout: float = 0.0,
     channel_dropout: float = 0.0,
     unfreeze: str = "none",
+    size: int = 224,
 ) -> ActionNet:
     """A new network: the given backbone, and a head drawn from torch's current seed."""
-    model = ActionNet(num_classes, weights.stride_on, dropout, channel_dropout, unfreeze)
+    model = ActionNet(num_classes, weights.stride_on, dropout, channel_dropout, unfreeze, weights.backbone, size)
     state = {key: value for key, value in weights.state.items() if not key.startswith("fc.")}
     model.base_model.load_state_dict(state)
     return model.to(memory_format=torch.channels_last)

@@ -90,7 +90,7 @@ def network(path: Path, model: ActionNet, size: int, detail: str) -> None:
     ends = [draw_box(sheet, 0.3 + index * pitch, box) for index, box in enumerate(boxes)]
     arrows = [((left[1], left[2]), (right[0], right[2])) for left, right in pairwise(ends)]
     sheet.lines(arrows, colors="0.4", linewidths=1)
-    draw_parts(sheet, rows, pitch)
+    draw_parts(sheet, rows, pitch, model.backbone_title)
     sheet.save(path)
     write_json(path.with_suffix(".json"), {"image_size": size, "parameters": total, "trained": trained, "stages": rows})
 
@@ -120,12 +120,12 @@ def draw_box(sheet: Sheet, x: float, box: dict[str, Any]) -> tuple[float, float,
     return left, right + shift * 0.5, BOTTOM - min(high, 0.5) / 2
 
 
-def draw_parts(sheet: Sheet, rows: Sequence[dict[str, Any]], pitch: float) -> None:
-    """Brackets below: which stages are ResNet, which the head."""
+def draw_parts(sheet: Sheet, rows: Sequence[dict[str, Any]], pitch: float, backbone: str) -> None:
+    """Brackets below: which stages are the backbone, which the head."""
     inside = sum(row["name"].startswith("base_model.") for row in rows)
     y = BOTTOM + 1.75
     for first, last, words in (
-        (1, inside, "base_model: ResNet-50"),
+        (1, inside, f"base_model: {backbone}"),
         (inside + 1, len(rows), "head: learns the actions"),
     ):
         part = [row["trained"] > 0 for row in rows[first - 1 : last] if row["parameters"]]
@@ -133,4 +133,5 @@ def draw_parts(sheet: Sheet, rows: Sequence[dict[str, Any]], pitch: float) -> No
         words, colour = f"{words}, {state}", TRAINED if all(part) else FROZEN
         left, right = 0.3 + first * pitch, 0.3 + (last + 1) * pitch - 0.25
         sheet.box(left, y, right - left, 0.28, fill=True, facecolor=colour, edgecolor="none", alpha=0.6)
-        sheet.text((left + right) / 2, y + 0.06, words, 9, ha="center", weight="bold")
+        size = min(9, 110 * (right - left) / len(words))
+        sheet.text((left + right) / 2, y + 0.06, words, size, ha="center", weight="bold")

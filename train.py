@@ -33,7 +33,8 @@ from errors import InputError
 from features import FeatureStore
 from feeds import CachedFeed, PictureFeed
 from files import write_json, write_text
-from model import STRIDE, ActionNet, build_model
+from model import RESNET, STRIDE, ActionNet, build_model
+from other_backbones import load_other
 from recipe import Recipe, default_epochs, make_recipe, recipe_fields
 from scan import Scan, check_pictures, group_duplicates
 from split import Split, describe, split_data
@@ -55,6 +56,8 @@ class Args:
     """plain: Adam at a fixed rate, fresh crops and flips and a backbone pass each epoch, batches of 32."""
     weights: str = "auto"
     """ImageNet weights: auto, v1, v2 (torchvision), npm, a FILE, or random (untrained, for trying things out)."""
+    backbone: str = RESNET
+    """Another frozen network: a name of timm (vit_base_patch16_clip_224.openai, …), or torchvision/NAME."""
     epochs: int | None = None
     """Default 8; for fewer than 2,000 training pictures, and with --recipe plain, 20."""
     seed: int = 0
@@ -111,6 +114,8 @@ class Args:
             raise InputError("--precision int8 needs cached maps: give --views 1 or more, or another precision")
         if self.epochs is not None and self.epochs <= 0:
             raise InputError(f"--epochs {self.epochs}: must be above 0")
+        if self.backbone != RESNET and self.unfreeze != "none":
+            raise InputError(f"--unfreeze {self.unfreeze}: names a stage of ResNet-50; leave it out, or --backbone")
         if self.compile and recipe.views == 0:
             raise InputError("--compile is for cached maps: leave it out, or give --views 1 or more")
         if self.compile and self.precision == "int8":
@@ -163,9 +168,9 @@ def main(args: Args) -> None:
 def train(job: Job) -> None:
     open_run(job)
     torch.manual_seed(job.args.seed)
-    model = build_model(
-        job.weights, len(job.data.classes), job.recipe.dropout, job.recipe.channel_dropout, job.args.unfreeze
-    )
+    recipe, args = job.recipe, job.args
+    numbers = (len(job.data.classes), recipe.dropout, recipe.channel_dropout, args.unfreeze, args.image_size)
+    model = build_model(job.weights, *numbers)
     model.to(job.device)
     with phase(job.seconds, "features"):
         feed = make_feed(job, model)
@@ -198,7 +203,7 @@ def prepare(args: Args, device: torch.device, begun: str) -> Job:
     run = run_folder(args, begun)
     data = find_data(args, seconds)
     with phase(seconds, "weights"):
-        weights = find_weights(args.weights, data.name == sample_data.NAME)
+        weights = find_weights(args, data.name == sample_data.NAME)
     with phase(seconds, "check"):
         scans = check_pictures(data.labelled, args.cache / "scans.json", args.skip_bad)
         data.train = [sample for sample in data.train if sample.name in scans]
@@ -209,7 +214,9 @@ def prepare(args: Args, device: torch.device, begun: str) -> Job:
         split = split_data(data, groups, args.seed)
     if args.epochs is None:
         args.epochs = default_epochs(recipe, len(split.train))
-    count = 0 if args.compile or recipe.views == 0 else recipe.views * len(split.train) + len(split.val)
+    count = recipe.views * len(split.train) + len(split.val)
+    if args.compile or recipe.views == 0 or args.backbone != RESNET:
+        count = 0  # no int8: not possible, or nobody measured what it costs
     precision = pick_backbone_precision(device, args.precision, count)
     for name in recipe_fields(args):
         setattr(args, name, getattr(recipe, name))  # as the run had it, whatever later defaults are
@@ -259,11 +266,13 @@ def find_data(args: Args, seconds: dict[str, float]) -> ActionData:
     return read_dataset(folder)
 
 
-def find_weights(source: str, is_sample: bool) -> BackboneWeights:
+def find_weights(args: Args, is_sample: bool) -> BackboneWeights:
+    if args.backbone != RESNET:
+        return load_other(args.backbone, args.weights, args.image_size)
     try:
-        return load_weights(source)
+        return load_weights(args.weights)
     except WeightsUnavailable as error:
-        if source != "auto" or not is_sample:
+        if args.weights != "auto" or not is_sample:
             raise
         print(f"note: {error}\nThe built-in sample goes on with a random, untrained backbone.")
         return random_weights()
@@ -316,7 +325,7 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
     make, job.maps = backbone_maker(model.frozen, job.device, job.precision, int8, lambda: split.train, args.compile)
     stores = []
     for view in range(job.recipe.views):
-        store = FeatureStore(args.cache, network, view, args.image_size, job.maps, model.map_channels, model.map_stride)
+        store = FeatureStore(args.cache, network, view, args.image_size, job.maps, model.map_shape(args.image_size))
         samples = split.train + (split.val if view == 0 else [])
         digests = [job.scans[sample.name].sha256 for sample in samples]
         label = f"feature maps, view {view + 1} of {job.recipe.views}"
@@ -339,6 +348,7 @@ def describe_run(job: Job) -> dict[str, Any]:
         "data": str(job.data.root),
         "classes": job.data.classes,
         "weights": job.weights.name,
+        "backbone": job.weights.backbone,
         "weights_sha256": job.weights.sha256,
         "image_size": job.args.image_size,
         "preprocessing": checkpoint.preprocessing(job.args.image_size),

@@ -35,7 +35,7 @@ from device import pick_device, pick_workers
 from errors import InputError
 from example_figures import Answer
 from examples import Example, check_part, file_example, load_test_examples
-from hooks import as_maps, find_layer, firing_counts, leaf_layers, record
+from hooks import as_maps, find_layer, firing_counts, leaf_layers, record, those_of
 from layer_stats import relative_distance
 from links import KERNELS, make_columns, shown_values
 from model import ActionNet
@@ -192,7 +192,7 @@ def draw_grids(session: Session) -> None:
     paths = [args.out / f"grid_{example.folder}.png" for example in examples]
     if len(set(paths)) < len(paths):
         raise InputError("two of the pictures have one name, and so would their pages; draw them one after the other")
-    columns = args.columns or GRID
+    columns = args.columns or those_of(session.model, GRID)
     layers = [*leaf_layers(session.model), *named(columns)]
     for path, example in zip(paths, tqdm(examples, "draw", unit=" images", disable=len(examples) < 2), strict=True):
         answer, acts = look(session.model, example, session.about["classes"], layers)
@@ -202,7 +202,8 @@ def draw_grids(session: Session) -> None:
 
 
 def draw_comparison(session: Session, left: Path, right: Path) -> None:
-    examples, layers = [session.file(left), session.file(right)], session.args.columns or COMPARED
+    examples = [session.file(left), session.file(right)]
+    layers = session.args.columns or those_of(session.model, COMPARED)
     for layer in layers:
         if layer.startswith(KERNELS):
             raise InputError(f"--columns {layer}: kernels are the same for both pictures; give layers alone")

@@ -35,7 +35,7 @@ from errors import InputError
 from example_figures import Answer, Attribution
 from examples import Example, file_example, load_test_examples
 from files import write_array, write_folder, write_json
-from hooks import as_maps, describe_layer, friendly, leaf_layers, module_of, record
+from hooks import as_maps, describe_layer, friendly, leaf_layers, module_of, record, those_of
 from layer_stats import KernelView, histogram, most_active
 from model import ActionNet
 
@@ -59,8 +59,9 @@ class Args:
     """A picture file instead of one of the test set."""
     true_class: str | None = None
     """With --image: its true class, if it is known."""
-    layers: tuple[str, ...] = LAYERS
-    """Layers to show, as `base_model.layer1.0.conv1` or `base_model_layer1_block1_conv1`; `relu#2` is a second call."""
+    layers: tuple[str, ...] = ()
+    """Layers to show, as `base_model.layer1.0.conv1` or `base_model_layer1_block1_conv1`; `relu#2` is a second call.
+    Without it, some of every depth."""
     all_layers: bool = False
     """Show every layer."""
     channels: tuple[int, ...] = ()
@@ -170,7 +171,7 @@ def check_folder(folder: Path, example: Example) -> None:
 
 def look_at(args: Args, run: Path, model: ActionNet, about: dict[str, Any], example: Example) -> Look:
     """Runs the network forward and, where the true class is known, back."""
-    layers = leaf_layers(model) if args.all_layers else args.layers
+    layers = leaf_layers(model) if args.all_layers else args.layers or those_of(model, LAYERS)
     classes, known = about["classes"], example.true in about["classes"]
     images = example.input[None].to(next(model.parameters()).device).requires_grad_(known)  # (1, 3, S, S)
     with torch.set_grad_enabled(known), record(model, layers, gradients=known) as acts:

@@ -47,11 +47,12 @@ class WeightsUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class BackboneWeights:
-    """A state dict of torchvision's `resnet50` and what results are quoted with."""
+    """A state dict of the backbone (as a rule torchvision's `resnet50`) and what results are quoted with."""
 
     name: str
     state: dict[str, torch.Tensor]
     stride_on: str = "conv2"  # which convolution of a stage's first block has the stride 2: "conv1" or "conv2"
+    backbone: str = "resnet50"  # or a name that `other_backbones` knows
 
     @cached_property
     def sha256(self) -> str:
@@ -103,6 +104,15 @@ def random_weights(seed: int = 0) -> BackboneWeights:
 
 def from_file(path: Path) -> BackboneWeights:
     """Reads a `.safetensors` or `.pth` state dict; safetensors metadata may name `stride_on` and `name`."""
+    state, metadata = read_state(path)
+    stride_on = metadata.get("stride_on", "conv2")
+    if stride_on not in ("conv1", "conv2"):
+        raise InputError(f"{path}: its metadata says stride_on {stride_on!r}; it must be conv1 or conv2")
+    return BackboneWeights(metadata.get("name", f"file {path.name}"), pick_tensors(state, path), stride_on)
+
+
+def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and the metadata of a `.safetensors` or `.pth` file. Raises: InputError where it is none."""
     if not path.is_file():
         raise InputError(f"--weights {path}: no such file (or use auto, v1, v2, npm, random)")
     metadata = {}
@@ -117,10 +127,7 @@ def from_file(path: Path) -> BackboneWeights:
             state = {key.removeprefix("module."): value for key, value in state.items()}
     except Exception as error:  # torch, pickle, zip and safetensors each raise their own
         raise InputError(f"{path}: not a readable state dict ({first_line(error)})") from error
-    stride_on = metadata.get("stride_on", "conv2")
-    if stride_on not in ("conv1", "conv2"):
-        raise InputError(f"{path}: its metadata says stride_on {stride_on!r}; it must be conv1 or conv2")
-    return BackboneWeights(metadata.get("name", f"file {path.name}"), pick_tensors(state, path), stride_on)
+    return state, metadata
 
 
 def pick_tensors(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:

@@ -8,6 +8,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # a core for each of the two processes that test, and for what they start
+
 import numpy as np
 import pytest
 from PIL import Image
