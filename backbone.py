@@ -74,7 +74,10 @@ def make_backbone(
     if compiled:
         return compiled_backbone(network, device, dtype, size)
     if device.type == "cpu" and count >= OPENVINO_REPAYS and dtype != torch.float16 and find_spec("openvino"):
-        return OpenVINOBackbone(to_openvino(network, size), dtype)
+        try:
+            return OpenVINOBackbone(to_openvino(network, size), dtype)
+        except Exception as error:  # of many kinds, from networks that it does not know to convert
+            print(f"note: PyTorch runs the backbone, since OpenVINO does not convert it ({first_line(error)})")
     return TorchBackbone(network, device, dtype)
 
 

@@ -1,5 +1,6 @@
 """Backbones other than ResNet-50, by name: any network of timm or torchvision whose last maps can feed the head."""
 
+import math
 from collections import OrderedDict
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class OtherBackbone(nn.Module):
     def from_timm(self, name: str, size: int, pretrained: bool) -> nn.Module:
         import timm  # takes seconds
 
-        if not timm.is_model(name.removeprefix("hf-hub:")) and not name.startswith("hf-hub:"):
+        if not timm.is_model(name):
             alike = timm.list_models(f"*{name}*")[:3]
             words = f"; alike: {', '.join(alike)}" if alike else ""
             raise InputError(f"--backbone {name}: timm has none of that name{words}; see timm.list_models()")
@@ -108,7 +109,7 @@ class OtherBackbone(nn.Module):
 
 def token_maps(tokens: Tensor, prefix: int) -> Tensor:
     """A transformer's tokens (B, prefix + h * h, C), of a class and the like first, as maps (B, C, h, h)."""
-    side = round((tokens.shape[1] - prefix) ** 0.5)
+    side = math.isqrt(int(tokens.shape[1]) - prefix)  # a number also while OpenVINO traces
     return tokens[:, prefix:].transpose(1, 2).unflatten(2, (side, -1))
 
 

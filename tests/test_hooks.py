@@ -3,6 +3,7 @@
 import gc
 import re
 import weakref
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
 from errors import InputError
-from hooks import find_layer, firing_counts, friendly, leaf_layers, record
+from hooks import as_maps, find_layer, firing_counts, friendly, leaf_layers, record, those_of
 from model import ActionNet, build_model
 from weights import BackboneWeights
 
@@ -233,3 +234,20 @@ def test_a_channel_that_fires_for_some_images() -> None:
     images = torch.stack([torch.full((1, 2, 2), value) for value in (1.0, 2.0, -1.0, 0.0)])
     counts, seen = firing_counts(model, [images[:3], images[3:]], ["1"])
     assert (counts["1"].tolist(), seen) == ([2, 1], 4)
+
+
+def test_tokens_become_maps_in_their_places() -> None:
+    tokens = torch.arange(11 * 4.0).reshape(1, 11, 4)  # two of other kinds before nine patches
+    maps = as_maps({"blocks": tokens, "fc": tokens[:, 0], "conv": torch.ones(1, 4, 3, 2)})
+    assert {name: tuple(value.shape) for name, value in maps.items()} == {
+        "blocks": (4, 3, 3),
+        "fc": (4, 1, 1),
+        "conv": (4, 3, 2),
+    }
+    assert torch.equal(maps["blocks"][:, 1, 2], tokens[0, 2 + 1 * 3 + 2])
+
+
+def test_default_layers_are_those_that_there_are() -> None:
+    names = ("base_model.layer1", "kernels:conv1", "relu1", "base_model.layer1.0.relu#2")
+    assert those_of(ActionNet(2), names) == names
+    assert those_of(nn.Sequential(OrderedDict(conv1=nn.Conv2d(3, 4, 3), relu1=nn.ReLU())), names) == names[1:3]

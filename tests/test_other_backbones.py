@@ -12,6 +12,7 @@ import predict5
 import train
 import visualize_activations
 import visualize_single_example
+from backbone import OpenVINOBackbone, TorchBackbone, make_backbone
 from errors import InputError
 from model import ActionNet, build_model
 from other_backbones import OtherBackbone, load_other
@@ -56,6 +57,25 @@ def test_a_resnet50_of_another_library_gives_the_maps_of_ours(untrained: Backbon
         with torch.inference_mode():
             torch.testing.assert_close(other.base_model(images), ours.base_model(images), rtol=1e-3, atol=1e-4)
         assert not any(parameter.requires_grad for parameter in other.base_model.parameters())
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_openvino_gives_pytorchs_maps_of_others_too(name: str) -> None:
+    backbone, cpu = OtherBackbone(name, 64), torch.device("cpu")
+    images = (IMAGES * 255).byte()
+    ways = [make_backbone(backbone, cpu, "fp32", 64, count) for count in (1, 1000)]
+    assert [type(way) for way in ways] == [TorchBackbone, OpenVINOBackbone]
+    one, other = (way(images) for way in ways)
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-3 * one.abs().max().item())
+
+
+def test_what_openvino_does_not_convert_runs_in_pytorch(capsys: pytest.CaptureFixture) -> None:
+    class Odd(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.eigvals(images).real
+
+    assert type(make_backbone(Odd(), torch.device("cpu"), "fp32", 64, 1000)) is TorchBackbone
+    assert "note: PyTorch runs the backbone, since OpenVINO does not convert it (" in capsys.readouterr().out
 
 
 def test_a_transformer_of_torchvision() -> None:
