@@ -110,7 +110,8 @@ class ActionNet(nn.Module):
 
     @property
     def backbone_title(self) -> str:
-        return "ResNet-50" if self.backbone == RESNET else self.backbone
+        """Short, for figures."""
+        return "ResNet-50" if self.backbone == RESNET else "backbone"
 
     @property
     def frozen(self) -> nn.Sequential:

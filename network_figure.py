@@ -13,6 +13,7 @@ from torch import nn
 from files import write_json
 from hooks import record
 from model import ActionNet
+from other_backbones import OtherBackbone
 from sheet import Sheet
 
 FROZEN, TRAINED, BARE = "#9fb8dc", "#f2b184", "0.85"
@@ -64,6 +65,8 @@ def add_part(stage: dict[str, Any], name: str, module: nn.Module) -> None:
 def kind(module: nn.Module) -> str:
     if isinstance(module, nn.Sequential):
         return f"{len(module)} bottlenecks"
+    if isinstance(module, OtherBackbone):
+        return module.name.partition(".")[0]
     if isinstance(module, nn.Conv2d):
         return "×".join(map(str, module.kernel_size)) + " convolution"
     return {nn.MaxPool2d: "max pooling", nn.AdaptiveAvgPool2d: "mean over positions", nn.Linear: "linear"}.get(
@@ -125,7 +128,7 @@ def draw_parts(sheet: Sheet, rows: Sequence[dict[str, Any]], pitch: float, backb
     inside = sum(row["name"].startswith("base_model.") for row in rows)
     y = BOTTOM + 1.75
     for first, last, words in (
-        (1, inside, f"base_model: {backbone}"),
+        (1, inside, f"base_model: {backbone}" if inside > 1 else backbone),
         (inside + 1, len(rows), "head: learns the actions"),
     ):
         part = [row["trained"] > 0 for row in rows[first - 1 : last] if row["parameters"]]
