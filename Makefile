@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+unexport PYTHONDONTWRITEBYTECODE # else every process compiles all of torch's files anew, which takes 15 s
 
 .PHONY: train test
 
@@ -23,5 +24,5 @@ test: .venv/installed-dev
 	@touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
-	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --requirement requirements-dev.txt
+	$(BIN)/uv pip install --python $(BIN)/python --requirement requirements-dev.txt
 	@touch $@
