@@ -112,10 +112,8 @@ def draw_header(sheet: Sheet, model: ActionNet, answer: Answer, columns: Sequenc
     for first, last in pairwise(edges):
         frozen = {model.is_frozen(column.layer.partition("#")[0]) for column in columns[first:last]}
         state = "frozen" if frozen == {True} else "trained" if frozen == {False} else "frozen, then trained"
-        words, colour = (
-            f"{model.backbone_title if inside[first] else 'head'}, {state}",
-            FROZEN if True in frozen else TRAINED,
-        )
+        words = f"{model.backbone_title if inside[first] else 'head'}, {state}"
+        colour = FROZEN if True in frozen else TRAINED
         parts.append((column_place(first) - 0.1, (last - first) * (TILE + GAP) - GAP + 0.2, words, colour))
     parts.append((column_place(len(columns)), 3.0, "answer", PLAIN))
     for x, width, words, colour in parts:

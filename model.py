@@ -8,11 +8,10 @@ from torchvision.models import ResNet, resnet50
 
 from other_backbones import OtherBackbone, sequential
 from parallel import BatchNorm2d, RowDropout
-from weights import BackboneWeights
+from weights import RESNET, BackboneWeights
 from winograd import conv3x3
 
 MAP_CHANNELS = 2048  # what ResNet-50's last stage puts out
-RESNET = "resnet50"
 STRIDE = 32  # an image of side S gives maps of side S / 32
 GOES_IN = {"layer1": (64, 4), "layer2": (256, 4), "layer3": (512, 8), "layer4": (1024, 16)}  # channels, and the stride
 

@@ -33,13 +33,13 @@ from errors import InputError
 from features import FeatureStore
 from feeds import CachedFeed, PictureFeed
 from files import write_json, write_text
-from model import RESNET, STRIDE, ActionNet, build_model
+from model import STRIDE, ActionNet, build_model
 from other_backbones import load_other
 from recipe import Recipe, default_epochs, make_recipe, recipe_fields
 from scan import Scan, check_pictures, group_duplicates
 from split import Split, describe, split_data
 from training import State, best_epoch, fit, start
-from weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
+from weights import RESNET, BackboneWeights, WeightsUnavailable, load_weights, random_weights
 
 RESUME_FREE = {"data", "cache", "results", "run", "resume", "device", "workers"}  # what may be given with --resume
 
@@ -169,8 +169,9 @@ def train(job: Job) -> None:
     open_run(job)
     torch.manual_seed(job.args.seed)
     recipe, args = job.recipe, job.args
-    numbers = (len(job.data.classes), recipe.dropout, recipe.channel_dropout, args.unfreeze, args.image_size)
-    model = build_model(job.weights, *numbers)
+    model = build_model(
+        job.weights, len(job.data.classes), recipe.dropout, recipe.channel_dropout, args.unfreeze, args.image_size
+    )
     model.to(job.device)
     with phase(job.seconds, "features"):
         feed = make_feed(job, model)

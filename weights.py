@@ -26,6 +26,7 @@ from tqdm import tqdm
 import keras_resnet
 from errors import InputError, first_line
 
+RESNET = "resnet50"
 GIVE_UP_SECONDS = 8  # a source that does not answer by then counts as out of reach
 STALL_SECONDS = 60  # a download that brings nothing for so long is ended
 TORCHVISION = {"v1": ResNet50_Weights.IMAGENET1K_V1, "v2": ResNet50_Weights.IMAGENET1K_V2}
@@ -52,12 +53,15 @@ class BackboneWeights:
     name: str
     state: dict[str, torch.Tensor]
     stride_on: str = "conv2"  # which convolution of a stage's first block has the stride 2: "conv1" or "conv2"
-    backbone: str = "resnet50"  # or a name that `other_backbones` knows
+    backbone: str = RESNET  # or a name that `other_backbones` knows
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the tensors of the backbone (`fc` left out) and of the stride convention."""
-        digest = hashlib.sha256(self.stride_on.encode())
+        """Digest of the tensors of the backbone (`fc` left out) and of what else decides on its maps.
+
+        That is the stride convention, or another network's name: two of one shape may differ in colours or activations.
+        """
+        digest = hashlib.sha256((self.stride_on if self.backbone == RESNET else self.backbone).encode())
         for key in sorted(self.state):
             if not key.startswith("fc.") and not key.endswith("num_batches_tracked"):
                 digest.update(key.encode() + self.state[key].contiguous().numpy().tobytes())

@@ -91,6 +91,9 @@ def test_weights_are_the_same_each_time_and_say_what_they_are(monkeypatch: pytes
     one, other = (load_other("resnet18", "random", 64) for _ in range(2))
     assert one.sha256 == other.sha256
     assert one.name == "random weights (resnet18, untrained, seed 0)"
+    like, unlike = (load_other(f"{kind}_tiny_patch16_224", "random", 64) for kind in ("vit", "deit"))
+    assert all(torch.equal(value, unlike.state[key]) for key, value in like.state.items())
+    assert like.sha256 != unlike.sha256  # they want other colours, and so have other maps
 
     def refuse(*arguments: object, pretrained: bool, **options: object) -> None:
         if pretrained:
