@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import parallel
 from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Sample, normalise
-from device import DTYPES, autocast, pick_precision, return_memory
+from device import DTYPES, autocast, cpu_has, pick_precision, return_memory
 from errors import InputError, first_line
 from files import write_folder
 
@@ -51,11 +51,9 @@ def pick_backbone_precision(device: torch.device, name: Precision, count: int) -
             need = "--device cpu" if device.type != "cpu" else "the package openvino, which is not installed"
             raise InputError(f"--precision int8 needs {need}; or give another precision")
         return name
-    installed = find_spec("openvino") and find_spec("nncf")
-    if name == "auto" and device.type == "cpu" and installed and count >= INT8_REPAYS:
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        if any(capabilities.get(kind) for kind in ("avx512_vnni", "avx_vnni", "amx_int8")):
-            return "int8"
+    possible = device.type == "cpu" and find_spec("openvino") and find_spec("nncf")
+    if name == "auto" and possible and count >= INT8_REPAYS and cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
+        return "int8"
     dtype = pick_precision(device, name)
     return next(key for key, value in DTYPES.items() if value == dtype)
 

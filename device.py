@@ -65,10 +65,14 @@ def pick_precision(device: torch.device, name: str = "auto") -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):  # the last is Arm's
-            return torch.bfloat16
+        return torch.bfloat16 if cpu_has("avx512_bf16", "amx_bf16", "bf16") else torch.float32  # the last is Arm's
     return torch.float32
+
+
+def cpu_has(*names: str) -> bool:
+    """Whether the CPU has one of these instruction sets, by PyTorch's names."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in names)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

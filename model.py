@@ -1,11 +1,13 @@
 """The network: a frozen ImageNet ResNet-50 or another (`base_model`), and a trainable convolutional head."""
 
+import math
 from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet, resnet50
 
+from device import cpu_has
 from other_backbones import OtherBackbone, sequential
 from parallel import BatchNorm2d, RowDropout
 from weights import RESNET, BackboneWeights
@@ -33,20 +35,31 @@ def resnet50_with_stride_on(conv: str) -> ResNet:
 class MapConv2d(nn.Conv2d):
     """A 3x3 convolution (padding 1, stride 1), whose batches a CPU computes in float32 with a third of the products.
 
-    For few maps the kernels' transform costs more than it saves, and for many the memory would not do: those go
-    PyTorch's way.
+    That is faster than in bfloat16 with all of them, but where there are matrix units for it. For few maps the kernels'
+    transform costs more than it saves; many go in parts, or, where gradients would keep all parts, PyTorch's way.
     """
 
-    POSITIONS = range(512, 8192)  # a position of 2048 channels takes up to 40 kB
+    TILES = range(32, 640)  # of 4x4 positions; one of 2048 channels takes 300 kB
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if plain and len(x) * x.shape[2] * x.shape[3] in self.POSITIONS:
+        tiles = len(x) * math.ceil(x.shape[2] / 4) * math.ceil(x.shape[3] / 4)
+        if tiles < self.TILES.start or not wants_float32(x):
+            return super().forward(x)
+        if tiles in self.TILES:
             return conv3x3(x, self.weight, self.bias)
-        return super().forward(x)
+        if torch.is_grad_enabled():
+            return super().forward(x)
+        return torch.cat([self(part) for part in x.chunk(math.ceil(tiles / self.TILES[-1]))])
+
+
+def wants_float32(x: Tensor) -> bool:
+    """Whether a CPU is to multiply these maps in float32."""
+    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return x.device.type == "cpu" and x.dtype == torch.float32
+    return cpu_has("avx512_bf16") and not cpu_has("amx_bf16")
 
 
 class ActionNet(nn.Module):

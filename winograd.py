@@ -47,12 +47,14 @@ class Conv3x3(torch.autograd.Function):
     """Written out with its gradients, since those that autograd derives copy large matrices only to transpose them."""
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y, inputs = convolve(x, weight)
         ctx.save_for_backward(inputs, weight)
         return y if bias is None else y + bias[:, None, None]
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         inputs, weight = ctx.saved_tensors  # (36, T, C), (O, C, 3, 3)
         o, c = weight.shape[:2]
@@ -94,7 +96,7 @@ def convolve(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A convolution with stride 1 and padding 1, in float32 on the CPU.
+    """A convolution with stride 1 and padding 1, in float32 on the CPU, also inside of autocast.
 
     Args:
         x: (B, C, h, w), channels last in memory.

@@ -1,9 +1,12 @@
 """The network: shapes, names, and a backbone that nothing moves."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
+import model as model_module
 from model import ActionNet, MapConv2d, build_model, resnet50_with_stride_on
 from weights import BackboneWeights
 
@@ -71,7 +74,7 @@ def test_convolution_with_fewer_products_is_the_convolution(count: int, height: 
     ours = MapConv2d(24, 16, bias).to(memory_format=torch.channels_last)
     plain = nn.Conv2d(24, 16, 3, padding=1, bias=bias)
     plain.load_state_dict(ours.state_dict())
-    assert count * height * width in MapConv2d.POSITIONS
+    assert count * math.ceil(height / 4) * math.ceil(width / 4) in MapConv2d.TILES
     results = []
     for conv in (ours, plain):
         x = torch.randn(count, 24, height, width, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -80,6 +83,24 @@ def test_convolution_with_fewer_products_is_the_convolution(count: int, height: 
         results.append((y, x.grad, *(parameter.grad for parameter in conv.parameters())))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
+
+
+def test_many_maps_go_in_parts_and_autocast_costs_no_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "cpu_has", lambda *names: "avx512_bf16" in names)
+    monkeypatch.setattr(MapConv2d, "TILES", range(4, 24))
+    conv = MapConv2d(24, 16)
+    x = torch.randn(41, 24, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = conv(x)
+    expected = nn.functional.conv2d(x, conv.weight, conv.bias, padding=1)
+    assert found.dtype == torch.float32  # bfloat16 would be some 0.004 off
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+    weight = torch.autograd.grad(conv(x[:5]).square().sum(), conv.weight)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = conv(x[:5].bfloat16().float()).square().sum()
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, conv.weight)[0], weight, rtol=0.02, atol=0.02 * weight.abs().max()
+    )
 
 
 def test_stride_convention() -> None:
