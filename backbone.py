@@ -9,7 +9,6 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -191,10 +190,13 @@ class Int8Model:
         files = self.file.read_bytes() + self.file.with_suffix(".bin").read_bytes()
         return f"int8 {hashlib.sha256(files).hexdigest()}"
 
-    def load(self) -> OpenVINOBackbone:
+    def load(self, size: int) -> OpenVINOBackbone:
+        """The model for pictures of that size, which need not be the one of calibration."""
         import openvino
 
-        return OpenVINOBackbone(openvino.Core().read_model(self.file))
+        model = openvino.Core().read_model(self.file)
+        model.reshape([-1, size, size, 3])
+        return OpenVINOBackbone(model)
 
     def calibrate(self, network: nn.Module, samples: Sequence[Sample]) -> None:
         """Makes the model unless it is there: weights by channel, activations by what some of the samples excite.
@@ -232,16 +234,16 @@ def backbone_maker(
     int8: Int8Model,
     samples: Callable[[], Sequence[Sample]],
     compiled: bool = False,
-) -> tuple[Callable[[int], Backbone], str]:
-    """Returns what makes the backbone for so many pictures, and the name of what it computes in.
+) -> tuple[Callable[[int, int], Backbone], str]:
+    """Returns what makes the backbone for so many pictures of a size, and the name of what it computes in.
 
     Args:
         int8: the model for that precision, calibrated on `samples()` unless it is there.
     """
     if precision != "int8":
-        return partial(make_backbone, network, device, precision, int8.size, compiled=compiled), precision
+        return lambda count, size: make_backbone(network, device, precision, size, count, compiled), precision
     with parallel.first_alone():
         if not int8.exists():
             int8.calibrate(network, samples())
             return_memory()
-    return lambda count: int8.load(), int8.name
+    return lambda count, size: int8.load(size), int8.name

@@ -40,7 +40,7 @@ ORIGINAL = 0.6377  # validation accuracy of the work that this repository follow
 PLAIN_EPOCHS = 20
 RACES = {
     "backbone": ["backbone"],
-    "head": ["head, maps of 4x4", "head, maps of 7x7"],
+    "head": ["head, maps of 4x4", "head, maps of 8x8"],
     "decoding": ["decoding, the dataset's", "decoding, 12 megapixels"],
 }
 

@@ -30,7 +30,7 @@ def preprocessing(image_size: int) -> dict[str, Any]:
     """What `dataset.EvalTransform` does, in words and numbers, for whoever reads a checkpoint."""
     return {
         "image_size": image_size,
-        "resize": f"the middle square of 7/8 of the short side to {image_size}, bilinear, antialiased",
+        "resize": f"the middle square to {image_size}, bilinear, antialiased",
         "colour": "RGB, 0..1",
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
@@ -67,11 +67,13 @@ def save_best(run: Path, model: ActionNet, record: dict[str, Any], split: dict[s
 def load_model(run: Path, device: torch.device) -> tuple[ActionNet, dict[str, Any], dict[str, dict[str, str]]]:
     """Returns the network of a run, ready to predict, its record (keys of `best.json`) and its split (see `save_best`).
 
-    Raises: InputError where the file is damaged.
+    Raises: InputError where the file is damaged, or of an earlier version.
     """
     path = run / BEST
     content = read_checkpoint(path, device)
     record = content["record"]
+    if record["preprocessing"] != preprocessing(record["image_size"]):
+        raise InputError(f"{path}: trained on pictures cut out in another way, before this version; train anew")
     parts = {key: content[key] for key in ("stride_on", "unfreeze", "backbone") if key in content}
     model = ActionNet(len(record["classes"]), **parts, size=record["image_size"])
     model.load_state_dict(content["model"])

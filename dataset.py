@@ -226,14 +226,14 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """The middle square of 7/8 of the short side, resized: RGB to (3, S, S) uint8."""
+    """The middle square, as high or wide as the picture, resized: RGB to (3, S, S) uint8."""
 
     size: int
 
     @property
     def least(self) -> int:
         """The short side that a picture needs, so that the square still has twice the pixels of the result."""
-        return math.ceil(2 * self.size * 8 / 7)
+        return 2 * self.size
 
     def __call__(self, image: Image.Image) -> Tensor:
         left, top, side = eval_crop(*image.size)
@@ -278,7 +278,7 @@ def cut(image: Image.Image, box: tuple[float, float, float, float], size: int) -
 
 def eval_crop(width: int, height: int) -> tuple[float, float, float]:
     """Where `EvalTransform` looks in a picture of that size: left, top and side of the square, in pixels."""
-    side = min(width, height) * 7 / 8
+    side = min(width, height)
     return (width - side) / 2, (height - side) / 2, side
 
 

@@ -29,7 +29,7 @@ from model import MAP_CHANNELS, STRIDE
 
 BATCH = 128  # pictures
 SMALLEST_CROP = 0.35  # of the area: a cached crop comes back every epoch, and should show the action each time
-FORMAT = 2  # to be raised when the same recipe would give other numbers
+FORMAT = 3  # to be raised when the same recipe would give other numbers
 
 
 class FeatureStore:
@@ -53,7 +53,7 @@ class FeatureStore:
         precision: str,
         maps: tuple[int, int] | None = None,
     ) -> None:
-        self.view = view
+        self.view, self.size = view, size
         channels, self.side = maps or (MAP_CHANNELS, size // STRIDE)
         # Flips are left to the maps, where they cost nothing: a view stands for its mirror image too.
         self.transform = TrainTransform(size, SMALLEST_CROP, flip=False) if view else EvalTransform(size)
@@ -122,7 +122,7 @@ class FeatureStore:
 
     def build(
         self,
-        make: Callable[[int], Backbone],
+        make: Callable[[int, int], Backbone],
         samples: Sequence[Sample],
         digests: Sequence[str],
         device: torch.device,
@@ -134,7 +134,7 @@ class FeatureStore:
         Several processes share the pictures; the first one writes.
 
         Args:
-            make: gives the backbone for so many pictures; not called where none is missing.
+            make: gives the backbone for so many pictures of so many pixels' side; not called where none is missing.
 
         Raises: InputError where the disk is too small, or the processes do not share the cache folder.
         """
@@ -146,7 +146,7 @@ class FeatureStore:
             if todo:
                 self.check_disk(len(todo))
                 count = len(todo)
-                self.compute(make(count), todo, [missing[digest] for digest in todo], device, workers, label)
+                self.compute(make(count, self.size), todo, [missing[digest] for digest in todo], device, workers, label)
         parallel.wait()
         self.refresh()
         if any(digest not in self.rows for digest in digests):
@@ -201,32 +201,48 @@ def map_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields this process's part of each batch: (maps (B, C, h, w) channels last, targets (B,)).
 
-    With a generator, in random order, each picture in one of the stores' views, half of them mirrored; without, in
-    the given order from the first store. `coarse` > 0 averages the maps down to that side.
+    With a generator, in random order, each picture in one of the stores' views, half of them mirrored, of larger maps a
+    random window of the smallest store's side; without, in the given order from the first store. `coarse` > 0 averages
+    whole maps down to that side.
     """
     labels = torch.tensor(targets)
-    count, device, side = len(digests), stores[0].device, coarse or stores[0].side
-    turns = averaging(stores[0].side, side).to(device, dtype) if coarse else None
+    count, device = len(digests), stores[0].device
+    side = coarse or (stores[0].side if generator is None else min(store.side for store in stores))
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
     for batch in order.split(batch_size):
-        chosen, own = batch, parallel.part(len(batch))
-        views, mirrored = torch.zeros(len(chosen), dtype=torch.long), torch.zeros(len(chosen), dtype=torch.bool)
+        own, size = parallel.part(len(batch)), len(batch)
+        views, mirrored = torch.zeros(size, dtype=torch.long), torch.zeros(size, dtype=torch.bool)
+        corners = torch.zeros(size, 2)
         if generator is not None:  # drawn for the whole batch, so that they do not depend on the number of processes
-            views = torch.randint(len(stores), (len(chosen),), generator=generator)
-            mirrored = torch.rand(len(chosen), generator=generator) < 0.5
-        chosen, views, mirrored = chosen[own], views[own], mirrored[own]
-        rows = torch.empty(len(chosen), *stores[0].row_shape, dtype=torch.bfloat16, device=device)
+            views = torch.randint(len(stores), (size,), generator=generator)
+            mirrored = torch.rand(size, generator=generator) < 0.5
+            corners = torch.rand(size, 2, generator=generator)
+        chosen, views, mirrored, corners = batch[own], views[own], mirrored[own], corners[own]
+        maps = torch.empty(len(chosen), side * side, stores[0].row_shape[1], dtype=dtype, device=device)
         for view, store in enumerate(stores):
             where = (views == view).nonzero().flatten()
             if len(where):
-                rows[where.to(device)] = store.read([digests[index] for index in chosen[where].tolist()]).to(device)
-        mirrored = mirrored.to(device)
-        if turns is None:
-            maps = rows.to(dtype).unflatten(1, (side, side))  # (B, side, side, C)
-            maps[mirrored] = maps[mirrored].flip(2)
-        else:
-            maps = torch.bmm(turns[mirrored.long()], rows.to(dtype)).unflatten(1, (side, side))
-        yield maps.permute(0, 3, 1, 2), labels[chosen]
+                rows = store.read([digests[index] for index in chosen[where].tolist()]).to(device, dtype)
+                turned = mirrored[where].long()
+                if coarse:
+                    part = torch.bmm(averaging(store.side, side).to(rows)[turned.to(device)], rows)
+                else:
+                    places = windows(store.side, side, corners[where])[torch.arange(len(where)), turned]
+                    part = rows.gather(1, places.to(device)[..., None].expand(-1, -1, rows.shape[2]))
+                maps[where.to(device)] = part
+        yield maps.unflatten(1, (side, side)).permute(0, 3, 1, 2), labels[chosen]
+
+
+def windows(side: int, small: int, corners: Tensor) -> Tensor:
+    """Which positions (B, 2, small * small) of flattened maps make a window, as it is and mirrored.
+
+    Args:
+        corners: (B, 2), where between 0 and 1 it lies, from above and from the left.
+    """
+    top, left = (corners * (side - small + 1)).long().clamp(max=side - small)[..., None].unbind(1)  # (B, 1) each
+    rows, columns = top + torch.arange(small), left + torch.arange(small)
+    places = side * rows[:, :, None] + columns[:, None, :]  # (B, small, small)
+    return torch.stack([places, places.flip(-1)], dim=1).flatten(2)
 
 
 def averaging(side: int, coarse: int) -> Tensor:

@@ -25,7 +25,10 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 
 
 class CachedFeed:
-    """Feature maps from stores; `coarse_epochs` first epochs see them averaged to half their side, but not below 2."""
+    """Feature maps from stores; `coarse_epochs` first epochs see them averaged to half their side, but not below 2.
+
+    Half of the smallest store's side, of which the later epochs see a window of larger maps.
+    """
 
     def __init__(
         self,
@@ -41,7 +44,8 @@ class CachedFeed:
         self.dtype = dtype
         self.forward, self.stores, self.batch_size, self.seed = model.rest, stores, batch_size, seed
         self.train_rows, self.val_rows = train, val  # digests and class indices
-        self.coarse_epochs, self.coarse_side = coarse_epochs, max(2, (stores[0].side + 1) // 2)
+        self.coarse_epochs = coarse_epochs
+        self.coarse_side = max(2, (min(store.side for store in stores) + 1) // 2)
 
     def __len__(self) -> int:
         return len(self.train_rows[0])

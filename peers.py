@@ -73,7 +73,7 @@ def ours_int8(work: Work) -> Piece:
     weights = load_weights()
     model = Int8Model(work.cache, weights.sha256, work.dataset, SIZE)
     model.calibrate(network().base_model, work.samples)
-    return times(work.images(), model.load())
+    return times(work.images(), model.load(SIZE))
 
 
 def torchvision_eager(work: Work) -> Piece:
@@ -275,10 +275,10 @@ CONTENDERS: dict[str, Callable[[Work], Piece]] = {
     "head, maps of 4x4: Winograd, PyTorch's memory": lambda work: head_steps(4),
     "head, maps of 4x4: PyTorch's convolutions": lambda work: plain_head_steps(4),
     "head, maps of 4x4: matrix product of as many operations": lambda work: head_at_peak(4),
-    "head, maps of 7x7: ours": lambda work: head_steps(7),
-    "head, maps of 7x7: Winograd, PyTorch's memory": lambda work: head_steps(7),
-    "head, maps of 7x7: PyTorch's convolutions": lambda work: plain_head_steps(7),
-    "head, maps of 7x7: matrix product of as many operations": lambda work: head_at_peak(7),
+    "head, maps of 8x8: ours": lambda work: head_steps(8),
+    "head, maps of 8x8: Winograd, PyTorch's memory": lambda work: head_steps(8),
+    "head, maps of 8x8: PyTorch's convolutions": lambda work: plain_head_steps(8),
+    "head, maps of 8x8: matrix product of as many operations": lambda work: head_at_peak(8),
     "plain training: tutorial loop": lambda work: tutorial(work, True),
     "plain training: ours, --recipe plain": plain_recipe,
     "plain validation: tutorial loop": lambda work: tutorial(work, False),

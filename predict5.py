@@ -159,7 +159,8 @@ class Predictor:
         own = parallel.agreed(own and record["precision"] == int8.name)
         wish = "int8" if own and args.precision == "auto" else args.precision
         precision = pick_backbone_precision(self.device, wish, 0)
-        return backbone_maker(self.model.frozen, self.device, precision, int8, self.training_pictures)[0](count)
+        make, _ = backbone_maker(self.model.frozen, self.device, precision, int8, self.training_pictures)
+        return make(count, record["image_size"])
 
     def training_pictures(self) -> list[Sample]:
         return [sample for sample in self.dataset.train if sample.name in self.split["train"]]

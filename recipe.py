@@ -6,6 +6,8 @@ from typing import Any
 
 from errors import InputError
 
+IMAGE_SIZE = 320  # pixels
+TEXTBOOK_SIZE = 224  # which most ImageNet networks were made for
 EPOCHS = 20
 FEW_EPOCHS, MANY_PICTURES = 8, 2000  # so many pictures make enough steps in fewer epochs
 
@@ -26,7 +28,7 @@ class Recipe:
     dropout: float = 0.5
     channel_dropout: float = 0.3
     mixup: float = 0.2  # alpha of the beta distribution; 0: off
-    coarse: float = 0.5  # share of the epochs that see the maps averaged from 7x7 to 4x4, a third of the arithmetic
+    coarse: float = 0.5  # share of the epochs that see the maps averaged from 8x8 to 4x4, a third of the time
     patience: int = 3  # full-size epochs without a smaller validation loss before training ends; 0: never
 
     def coarse_epochs(self, epochs: int) -> int:

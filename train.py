@@ -35,7 +35,7 @@ from feeds import CachedFeed, PictureFeed
 from files import write_json, write_text
 from model import STRIDE, ActionNet, build_model
 from other_backbones import load_other
-from recipe import Recipe, default_epochs, make_recipe, recipe_fields
+from recipe import IMAGE_SIZE, TEXTBOOK_SIZE, Recipe, default_epochs, make_recipe, recipe_fields
 from scan import Scan, check_pictures, group_duplicates
 from split import Split, describe, split_data
 from training import State, best_epoch, fit, start
@@ -62,8 +62,9 @@ class Args:
     """Default 8; for fewer than 2,000 training pictures, and with --recipe plain, 20."""
     seed: int = 0
     """Decides the split, the head's start, the order and all that is random."""
-    image_size: int = 224
-    """Side of the square that pictures are brought to, in pixels; a multiple of 32."""
+    image_size: int | None = None
+    """Side of the square that pictures are brought to, in pixels, a multiple of 32. Default 320; with --recipe plain
+    and --backbone 224."""
     views: int | None = None
     """Cached views of each training picture: the middle and N - 1 random crops; 0: no cache. Default 2."""
     batch_size: int | None = None
@@ -123,7 +124,7 @@ class Args:
         for name, value in (("seed", self.seed), ("workers", self.workers or 0)):
             if value < 0:
                 raise InputError(f"--{name} {value}: must not be below 0")
-        if self.image_size < 2 * STRIDE or self.image_size % STRIDE:
+        if self.image_size is not None and (self.image_size < 2 * STRIDE or self.image_size % STRIDE):
             raise InputError(f"--image-size {self.image_size}: must be a multiple of {STRIDE}, {2 * STRIDE} or more")
         if not re.fullmatch(r"([\w-][\w.-]*)?", self.run):
             raise InputError(f"--run {self.run}: a name of letters, digits, '-', '_' and '.' is needed, not a path")
@@ -202,6 +203,8 @@ def prepare(args: Args, device: torch.device, begun: str) -> Job:
         recipe = args.resolve()
     seconds: dict[str, float] = {}
     run = run_folder(args, begun)
+    if args.image_size is None:
+        args.image_size = TEXTBOOK_SIZE if args.recipe == "plain" or args.backbone != RESNET else IMAGE_SIZE
     data = find_data(args, seconds)
     with phase(seconds, "weights"):
         weights = find_weights(args, data.name == sample_data.NAME)
@@ -326,7 +329,8 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
     make, job.maps = backbone_maker(model.frozen, job.device, job.precision, int8, lambda: split.train, args.compile)
     stores = []
     for view in range(job.recipe.views):
-        store = FeatureStore(args.cache, network, view, args.image_size, job.maps, model.map_shape(args.image_size))
+        size = model.crop_size(args.image_size) if view else args.image_size
+        store = FeatureStore(args.cache, network, view, size, job.maps, model.map_shape(size))
         samples = split.train + (split.val if view == 0 else [])
         digests = [job.scans[sample.name].sha256 for sample in samples]
         label = f"feature maps, view {view + 1} of {job.recipe.views}"

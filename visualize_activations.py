@@ -39,6 +39,7 @@ from hooks import as_maps, find_layer, firing_counts, leaf_layers, record, those
 from layer_stats import relative_distance
 from links import KERNELS, make_columns, shown_values
 from model import ActionNet
+from recipe import IMAGE_SIZE
 from training import shown, to_device
 
 GRID = (
@@ -124,7 +125,7 @@ def main(args: Args) -> None:
     check(args)
     device = pick_device(args.device)
     if args.network and not args.run:
-        draw_network(args.results, ActionNet(15), 224, "15 classes, pictures of 224 × 224")
+        draw_network(args.results, ActionNet(15), IMAGE_SIZE, f"15 classes, pictures of {IMAGE_SIZE} × {IMAGE_SIZE}")
         return
     results, name = (args.training.parent, args.training.name) if args.training else (args.results, args.run)
     run = checkpoint.find_run(results, name)

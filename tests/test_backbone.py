@@ -43,7 +43,7 @@ def test_int8_stays_near(imagenet: BackboneWeights, sample: Path, tmp_path: Path
     samples = read_dataset(sample).train
     int8.calibrate(network, samples[40:])
     images = pictures(sample, 40, 96)
-    maps, expected = int8.load()(images).mean((2, 3)), TorchBackbone(network, CPU, torch.float32)(images).mean((2, 3))
+    maps, expected = int8.load(96)(images).mean((2, 3)), TorchBackbone(network, CPU, torch.float32)(images).mean((2, 3))
     assert cosine_similarity(maps, expected).min() > 0.95
     assert not torch.equal(maps, expected)
     name = int8.name

@@ -37,8 +37,8 @@ def reference(backbone: nn.Module, samples: list[Sample]) -> Tensor:
         return backbone(normalise(torch.stack([pictures[n][0] for n in range(len(samples))])))
 
 
-def made(backbone: nn.Module) -> Callable[[int], Backbone]:
-    return lambda count: make_backbone(backbone, CPU, "fp32", SIZE, count)
+def made(backbone: nn.Module) -> Callable[[int, int], Backbone]:
+    return lambda count, size: make_backbone(backbone, CPU, "fp32", size, count)
 
 
 def assert_same_maps(rows: Tensor, computed: Tensor) -> None:
@@ -125,6 +125,24 @@ def test_batches_with_generator_mix_views_and_mirror(two_views: list[FeatureStor
                 order.append(target)
         assert sorted(order) == list(range(10))
     assert len(seen) == 4  # both views, mirrored and not
+
+
+def test_larger_maps_are_seen_through_windows(tmp_path: Path, two_views: list[FeatureStore]) -> None:
+    """A third store with maps of 3x3 whose positions are numbered, beside one with maps of 2x2."""
+    large, name = FeatureStore(tmp_path / "cache", "w", 0, 96, "fp32"), f"{0:064d}"
+    large.append([name], torch.arange(9.0)[:, None].expand(9, 2048)[None].bfloat16())
+    corners = {corner: [[corner, corner + 1], [corner + 3, corner + 4]] for corner in (0, 1, 3, 4)}
+    windows = [*corners.values(), *([row[::-1] for row in window] for window in corners.values())]
+    seen = []
+    for seed in range(100):
+        ((maps, _),) = map_batches([large, two_views[1]], [name], [0], 1, torch.Generator().manual_seed(seed))
+        assert maps.shape == (1, 2048, 2, 2)
+        if maps.max() < 50:  # of the larger store
+            assert maps[0, 0].tolist() in windows
+            seen.append(maps[0, 0].tolist())
+    assert all(window in seen for window in windows)
+    ((maps, _),) = map_batches([large, two_views[1]], [name], [0], 1)
+    assert maps[0, 0].flatten().tolist() == list(range(9))
 
 
 def test_coarse_maps_are_averages(two_views: list[FeatureStore]) -> None:

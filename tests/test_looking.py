@@ -37,6 +37,7 @@ from files import write_folder
 from hooks import as_maps, leaf_layers, record
 from layer_stats import histogram, kernel_tiles
 from model import ActionNet
+from recipe import IMAGE_SIZE
 from sheet import DPI, Sheet
 
 
@@ -358,7 +359,7 @@ def test_network_picture_is_up_to_date(work: Path) -> None:
     """What lies in results/ of the repository is what the model says today."""
     grids.main(grids.Args(network=True, results=Path("drawn")))
     fresh = json.loads(Path("drawn/network.json").read_text())
-    assert fresh["stages"] == network_figure.stages(ActionNet(15), 224)
+    assert fresh["stages"] == network_figure.stages(ActionNet(15), IMAGE_SIZE)
     assert fresh == json.loads((REPOSITORY / "results/network.json").read_text())
     old, new = (Image.open(folder / "network.png") for folder in (REPOSITORY / "results", Path("drawn")))
     assert old.size == new.size
