@@ -25,17 +25,25 @@ ROWS: dict[str, tuple[str, ...]] = {
     "plain head": (*PLAIN_HEAD, "--label-smoothing", "0", "--warmup", "0"),
     "default": (),
     "one view": ("--views", "1"),
-    "four views": ("--views", "4"),
+    "two views": ("--views", "2"),
+    "224 pixels": ("--image-size", "224"),
     "without mixup": ("--mixup", "0"),
     "without channel dropout": ("--channel-dropout", "0"),
     "without dropout": ("--dropout", "0"),
     "without label smoothing": ("--label-smoothing", "0"),
     "without coarse maps": ("--coarse", "0"),
-    "float32 maps": ("--precision", "fp32"),
+    "224 pixels, one view": ("--image-size", "224", "--views", "1"),
+    "224 pixels, one view, float32 maps": ("--image-size", "224", "--views", "1", "--precision", "fp32"),
     "layer4 unfrozen": ("--unfreeze", "layer4"),
     "copies ignored": ("--ignore-copies",),
 }
-SEVERAL = ("plain head", "default", "layer4 unfrozen")  # rows that get all seeds; the others get the first
+SEVERAL = (  # rows that get all seeds; the others get the first
+    "plain head",
+    "default",
+    "224 pixels, one view",
+    "224 pixels, one view, float32 maps",
+    "layer4 unfrozen",
+)
 
 
 @dataclass

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import parallel
 from backbone import Backbone, halving
-from dataset import EvalTransform, HarDataset, Sample, TrainTransform
+from dataset import EvalTransform, HarDataset, PartTransform, Sample, TrainTransform, Transform
 from errors import InputError
 from model import MAP_CHANNELS, STRIDE
 
@@ -32,13 +32,22 @@ SMALLEST_CROP = 0.35  # of the area: a cached crop comes back every epoch, and s
 FORMAT = 3  # to be raised when the same recipe would give other numbers
 
 
+def view_transform(view: int, size: int) -> Transform:
+    """View 0 is the one of evaluation, 2 the whole squeezed to a square, 1, 3, 4, … are random crops, each another.
+
+    Flips are left to the maps, where they cost nothing: a view stands for its mirror image too.
+    """
+    others = {0: EvalTransform(size), 2: PartTransform(size, "whole")}
+    return others.get(view) or TrainTransform(size, SMALLEST_CROP, flip=False)
+
+
 class FeatureStore:
     """Feature maps of one view on disk, bfloat16, channels last: a row is (h * w, C).
 
     Args:
         folder: the cache folder.
         network: digest of the weights, and where the frozen part ends (`backbone.frozen_id`).
-        view: 0 is the evaluation view, 1, 2, … are random crops, another for each number.
+        view: see `view_transform`.
         size: side of the square picture in pixels.
         precision: what the backbone computes in; of an int8 model, its digest too.
         maps: channels and side of the maps; without it, those of ResNet-50.
@@ -55,8 +64,7 @@ class FeatureStore:
     ) -> None:
         self.view, self.size = view, size
         channels, self.side = maps or (MAP_CHANNELS, size // STRIDE)
-        # Flips are left to the maps, where they cost nothing: a view stands for its mirror image too.
-        self.transform = TrainTransform(size, SMALLEST_CROP, flip=False) if view else EvalTransform(size)
+        self.transform = view_transform(view, size)
         recipe = {
             "format": FORMAT,
             "weights": network,

@@ -16,7 +16,7 @@ FEW_EPOCHS, MANY_PICTURES = 8, 2000  # so many pictures make enough steps in few
 class Recipe:
     """How the head is trained. The defaults are those of `train.py`."""
 
-    views: int = 2  # cached views of each training picture: the middle and views - 1 random crops; 0: no cache
+    views: int = 4  # cached views of each training picture (`features.view_transform`); 0: no cache
     batch_size: int = 128
     optimizer: str = "adamw"  # or "adam"
     lr: float = 1e-3
