@@ -18,7 +18,9 @@ from typing import Any
 
 from console import run_script
 from errors import InputError
+from features import FORMAT
 from files import write_json, write_text
+from recipe import IMAGE_SIZE, Recipe
 
 PLAIN_HEAD = ("--views", "1", "--coarse", "0", "--mixup", "0", "--channel-dropout", "0", "--dropout", "0")
 ROWS: dict[str, tuple[str, ...]] = {
@@ -84,7 +86,8 @@ def measure(args: Args, row: str, seed: int) -> dict[str, Any]:
     """Trains and tests unless that was done; returns the figures."""
     options = (*shlex.split(args.options), *ROWS[row])
     data = ("--data", args.data) if args.data else ()
-    digest = hashlib.sha256(repr((options, args.data and args.data.resolve())).encode()).hexdigest()
+    parts = (options, args.data and args.data.resolve(), Recipe(), IMAGE_SIZE, FORMAT)
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()
     run = args.results / f"ablation_{row.replace(' ', '_')}_{seed}_{digest[:6]}"  # other options, another run
     places = ("--results", args.results, "--cache", args.cache, "--run", run.name)
     if not (run / "loss.png").exists():  # the last thing that train.py writes

@@ -176,8 +176,9 @@ def training(bench: Bench) -> None:
         "unit": f"seconds for {count} training and {held} validation pictures",
         "images_per_second": rates | {"tutorial loop, validation": round(check, 2)},
         "notes": [
-            f"peers: {PLAIN_EPOCHS} epochs at the speed of {bench.args.rounds} batches of each kind",
-            f"ours: {len(rows)} epochs, validation accuracy {record['val']['accuracy']:.4f}, peak {memory:.2f} GB; "
+            f"peers: {PLAIN_EPOCHS} epochs at the speed of {bench.args.rounds} batches of each kind, 224 pixels",
+            f"ours: {record['image_size']} pixels, {len(rows)} epochs, "
+            f"validation accuracy {record['val']['accuracy']:.4f}, peak {memory:.2f} GB; "
             + ", ".join(f"{name} {took:.0f} s" for name, took in record["seconds"].items()),
         ],
     }

@@ -72,7 +72,7 @@ def load_model(run: Path, device: torch.device) -> tuple[ActionNet, dict[str, An
     path = run / BEST
     content = read_checkpoint(path, device)
     record = content["record"]
-    if record["preprocessing"] != preprocessing(record["image_size"]):
+    if record.get("preprocessing") != preprocessing(record["image_size"]):
         raise InputError(f"{path}: trained on pictures cut out in another way, before this version; train anew")
     parts = {key: content[key] for key in ("stride_on", "unfreeze", "backbone") if key in content}
     model = ActionNet(len(record["classes"]), **parts, size=record["image_size"])

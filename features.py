@@ -109,13 +109,12 @@ class FeatureStore:
         self.rows |= {digest: count + index for index, digest in enumerate(digests)}
 
     def hold(self, digests: Sequence[str], device: torch.device) -> None:
-        """Copies these rows to a GPU, where they are read from then on, if half of its free memory holds them."""
-        if device.type == "cuda" and len(digests) * self.row_bytes < torch.cuda.mem_get_info(device)[0] / 2:
-            held = torch.empty(len(digests), *self.row_shape, dtype=torch.bfloat16, device=device)
-            for start in range(0, len(digests), BATCH):
-                held[start : start + BATCH] = self.read(digests[start : start + BATCH]).to(device)
-            self.held, self.device = held, device
-            self.rows = {digest: row for row, digest in enumerate(digests)}
+        """Copies these rows to a device, where they are read from then on."""
+        held = torch.empty(len(digests), *self.row_shape, dtype=torch.bfloat16, device=device)
+        for start in range(0, len(digests), BATCH):
+            held[start : start + BATCH] = self.read(digests[start : start + BATCH]).to(device)
+        self.held, self.device = held, device
+        self.rows = {digest: row for row, digest in enumerate(digests)}
 
     def read(self, digests: Sequence[str]) -> Tensor:
         """Returns rows (B, h * w, C), bfloat16.
@@ -144,7 +143,7 @@ class FeatureStore:
         Args:
             make: gives the backbone for so many pictures of so many pixels' side; not called where none is missing.
 
-        Raises: InputError where the disk is too small, or the processes do not share the cache folder.
+        Raises: InputError where the processes do not share the cache folder.
         """
         count = 0
         with FileLock(self.folder / "lock") if parallel.rank() == 0 else nullcontext():  # two runs build in turn
@@ -152,7 +151,6 @@ class FeatureStore:
             missing = dict(zip(digests, samples, strict=True))
             todo = parallel.agreed([digest for digest in missing if digest not in self.rows])
             if todo:
-                self.check_disk(len(todo))
                 count = len(todo)
                 self.compute(make(count, self.size), todo, [missing[digest] for digest in todo], device, workers, label)
         parallel.wait()
@@ -189,13 +187,28 @@ class FeatureStore:
                     self.append([digests[row] for row in rows], stored)
                 bar.update(len(rows))
 
-    def check_disk(self, count: int) -> None:
-        need, free = count * self.row_bytes, shutil.disk_usage(self.folder).free
-        if need > free:
-            raise InputError(
-                f"{self.folder}: {need / 1e9:.1f} GB of feature maps are to be written and {free / 1e9:.1f} GB are "
-                "free; give another disk with --cache, or --views 1, or --views 0 for no cache"
-            )
+
+def check_disk(stores: Sequence[FeatureStore], digests: Sequence[Sequence[str]]) -> None:
+    """Raises: InputError where the disk has no place for the rows that are missing in the stores, `digests` of each."""
+    need = sum(
+        store.row_bytes * sum(digest not in store.rows for digest in set(wanted))
+        for store, wanted in zip(stores, digests, strict=True)
+    )
+    folder = stores[0].folder.parent
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise InputError(
+            f"{folder}: {need / 1e9:.1f} GB of feature maps are to be written and {free / 1e9:.1f} GB are "
+            "free; give another disk with --cache, or --views 1, or --views 0 for no cache"
+        )
+
+
+def hold(stores: Sequence[FeatureStore], digests: Sequence[Sequence[str]], device: torch.device) -> None:
+    """Copies the rows of all stores, `digests` of each, to a GPU, if half of its free memory holds them."""
+    need = sum(store.row_bytes * len(wanted) for store, wanted in zip(stores, digests, strict=True))
+    if device.type == "cuda" and need < torch.cuda.mem_get_info(device)[0] / 2:
+        for store, wanted in zip(stores, digests, strict=True):
+            store.hold(wanted, device)
 
 
 def map_batches(

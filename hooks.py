@@ -2,7 +2,7 @@
 
     with record(model, ["base_model_layer1_block1_conv1", "relu2"]) as acts:
         model(images)
-    acts["relu2"]                            # (B, 256, 7, 7), a copy on the CPU
+    acts["relu2"]                            # (B, 256, 10, 10), a copy on the CPU
 
 A layer goes by its dotted name (`base_model.layer1.0.conv1`) or by the friendly one, in which blocks count from one
 (`base_model_layer1_block1_conv1`). ResNet calls one in-place ReLU three times a block: `base_model.layer1.0.relu#2`, or

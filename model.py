@@ -39,20 +39,21 @@ class MapConv2d(nn.Conv2d):
     transform costs more than it saves; many go in parts, or, where gradients would keep all parts, PyTorch's way.
     """
 
-    TILES = range(32, 640)  # of 4x4 positions; one of 2048 channels takes 300 kB
+    TILES = range(32, 1200)  # of 4x4 positions; one of 2048 channels takes 300 kB
+    PART = 512  # tiles at a time without gradients
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        tiles = len(x) * math.ceil(x.shape[2] / 4) * math.ceil(x.shape[3] / 4)
-        if tiles < self.TILES.start or not wants_float32(x):
+        of_one = math.ceil(x.shape[2] / 4) * math.ceil(x.shape[3] / 4)  # tiles of a map
+        if len(x) * of_one < self.TILES.start or not wants_float32(x):
             return super().forward(x)
-        if tiles in self.TILES:
+        if not torch.is_grad_enabled() and of_one <= self.PART:
+            return torch.cat([conv3x3(part, self.weight, self.bias) for part in x.split(self.PART // of_one)])
+        if len(x) * of_one in self.TILES:
             return conv3x3(x, self.weight, self.bias)
-        if torch.is_grad_enabled():
-            return super().forward(x)
-        return torch.cat([self(part) for part in x.chunk(math.ceil(tiles / self.TILES[-1]))])
+        return super().forward(x)
 
 
 def wants_float32(x: Tensor) -> bool:
@@ -138,7 +139,7 @@ class ActionNet(nn.Module):
         return channels, size // stride
 
     def crop_size(self, size: int) -> int:
-        """Side in pixels of the random crops that go with whole pictures of `size`: of ResNet-50 about 4/5.
+        """Side in pixels of the cached crops that go with pictures of `size`: of ResNet-50 about 4/5.
 
         What is shown in a crop comes out larger than in the whole; smaller crops make up for it (Touvron et al. 2019,
         https://arxiv.org/abs/1906.06423), and take two thirds of the time.

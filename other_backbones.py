@@ -124,18 +124,16 @@ def load_other(name: str, source: str, size: int) -> BackboneWeights:
         raise InputError(f"--weights {source}: goes with ResNet-50; with --backbone give auto, random or a FILE")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        backbone = OtherBackbone(name, size)
+    if source == "auto":
         try:
-            backbone = OtherBackbone(name, size, pretrained=source == "auto")
-        except InputError:
-            raise
+            backbone = OtherBackbone(name, size, pretrained=True)
         except Exception as error:  # of many kinds: huggingface_hub's, httpx's, urllib's, timm's
-            if source != "auto":
-                raise
             raise WeightsUnavailable(
                 f"no weights for {name} could be had ({first_line(error)}). Connect to the network and run again, or "
                 "give a state dict in its library's own naming with --weights FILE (.pth or .safetensors)"
             ) from error
-    if source not in ("auto", "random"):
+    elif source != "random":
         load_body(backbone, Path(source))
     return BackboneWeights(backbone.source, sequential(backbone).state_dict(), backbone=name)
 

@@ -22,7 +22,7 @@ from backbone import Int8Model, TorchBackbone, make_backbone, to_openvino
 from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Sample, load_image, normalise
 from feeds import PictureFeed
 from model import MAP_CHANNELS, ActionNet, MapConv2d, build_model
-from recipe import PLAIN, Recipe
+from recipe import IMAGE_SIZE, PLAIN, Recipe
 from training import start, to_device, train_epoch
 from weights import load_weights
 
@@ -71,7 +71,7 @@ def ours_fp32(work: Work) -> Piece:
 
 def ours_int8(work: Work) -> Piece:
     weights = load_weights()
-    model = Int8Model(work.cache, weights.sha256, work.dataset, SIZE)
+    model = Int8Model(work.cache, weights.sha256, work.dataset, IMAGE_SIZE)  # as train.py has it, for pictures of any
     model.calibrate(network().base_model, work.samples)
     return times(work.images(), model.load(SIZE))
 
@@ -250,14 +250,14 @@ def ours_decoding(work: Work, large: bool) -> Piece:
 
 
 def pillow_decoding(work: Work, large: bool) -> Piece:
-    transform = v2.Compose([v2.Resize(256), v2.CenterCrop(SIZE), v2.PILToTensor()])
+    transform = v2.Compose([v2.Resize(SIZE), v2.CenterCrop(SIZE), v2.PILToTensor()])
     return decoding(files_of(work, large), lambda file: transform(Image.open(file).convert("RGB")))
 
 
 def torchvision_decoding(work: Work, large: bool) -> Piece:
     from torchvision.io import ImageReadMode, decode_image
 
-    transform = v2.Compose([v2.Resize(256), v2.CenterCrop(SIZE)])
+    transform = v2.Compose([v2.Resize(SIZE), v2.CenterCrop(SIZE)])
     return decoding(files_of(work, large), lambda file: transform(decode_image(file, ImageReadMode.RGB)))
 
 

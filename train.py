@@ -30,7 +30,7 @@ from console import run_script
 from dataset import ActionData, find_root, read_dataset
 from device import pick_device, pick_precision, pick_workers, return_memory
 from errors import InputError
-from features import FeatureStore
+from features import FeatureStore, check_disk, hold
 from feeds import CachedFeed, PictureFeed
 from files import write_json, write_text
 from model import STRIDE, ActionNet, build_model
@@ -85,7 +85,7 @@ class Args:
     mixup: float | None = None
     """Alpha of mixup on what the head gets (--views 0: on pictures); 0: off. Default 0.2."""
     coarse: float | None = None
-    """Share of the epochs that train on maps of half the side, a third of the arithmetic. Default 0.5."""
+    """Share of the epochs that train on maps of half the side, which take a third of the time. Default 0.5."""
     unfreeze: Literal["none", "layer4", "layer3", "layer2", "layer1"] = "none"
     """Train ResNet's convolutions too, from this stage on; what lies before it is cached."""
     stage_lr: float | None = None
@@ -147,6 +147,7 @@ class Job:
     precision: str  # of the backbone
     seconds: dict[str, float]
     maps: str = ""  # what the feature maps were computed in; of an int8 model, its digest too
+    stores: tuple[str, ...] = ()  # names of the folders of the feature maps, which digest all that made them
 
     @property
     def dtype(self) -> torch.dtype:
@@ -328,17 +329,18 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
     network = frozen_id(job.weights.sha256, args.unfreeze)
     int8 = Int8Model(args.cache, network, job.data.name, args.image_size)
     make, job.maps = backbone_maker(model.frozen, job.device, job.precision, int8, lambda: split.train, args.compile)
-    stores = []
+    stores, parts = [], []
     for view in range(job.recipe.views):
         size = model.crop_size(args.image_size) if view else args.image_size
-        store = FeatureStore(args.cache, network, view, size, job.maps, model.map_shape(size))
+        stores.append(FeatureStore(args.cache, network, view, size, job.maps, model.map_shape(size)))
         samples = split.train + (split.val if view == 0 else [])
-        digests = [job.scans[sample.name].sha256 for sample in samples]
-        label = f"feature maps, view {view + 1} of {job.recipe.views}"
-        store.build(make, samples, digests, job.device, workers, label)
+        parts.append((samples, [job.scans[sample.name].sha256 for sample in samples]))
+    check_disk(stores, [digests for _, digests in parts])
+    for view, (store, (samples, digests)) in enumerate(zip(stores, parts, strict=True), 1):
+        store.build(make, samples, digests, job.device, workers, f"feature maps, view {view} of {len(stores)}")
         return_memory()
-        store.hold(digests, job.device)
-        stores.append(store)
+    hold(stores, [digests for _, digests in parts], job.device)
+    job.stores = tuple(store.folder.name for store in stores)
     rows = [
         ([job.scans[s.name].sha256 for s in samples], [classes.index(s.label) for s in samples])
         for samples in (split.train, split.val)
@@ -376,8 +378,10 @@ def plain_arguments(args: Args) -> dict[str, Any]:
 
 def resume(job: Job, model: ActionNet, state: State) -> None:
     stored = checkpoint.load_last(job.run, model, job.device)
-    if stored.get("maps", job.maps) != job.maps:
-        raise InputError(f"{job.run}: its feature maps ({stored['maps']}) are gone from {job.args.cache}; train anew")
+    if stored.get("stores") != job.stores:
+        raise InputError(
+            f"{job.run}: its feature maps are gone from {job.args.cache}, or of an earlier version; train anew"
+        )
     state.load_state_dict(stored["state"])
     job.seconds.update(stored["seconds"])
     print(f"going on after epoch {len(state.history)} of {job.args.epochs}")
@@ -400,7 +404,7 @@ def keep_epoch(job: Job, model: ActionNet, state: State, record: dict[str, Any],
     write_text(job.run / checkpoint.METRICS, lines)
     last = {"state": state.state_dict(), "arguments": plain_arguments(job.args)}
     last |= {
-        "maps": job.maps,
+        "stores": job.stores,
         "weights_sha256": job.weights.sha256,
         "split": split_digests(job),
         "seconds": job.seconds,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from backbone import Backbone, make_backbone
 from dataset import EvalTransform, HarDataset, Sample, normalise, read_dataset
-from features import FeatureStore, averaging, map_batches
+from errors import InputError
+from features import FeatureStore, averaging, check_disk, map_batches
 from model import build_model
 from scan import scan_files
 from weights import BackboneWeights
@@ -91,6 +93,16 @@ def test_lost_maps_are_not_listed(kaggle: Path, tmp_path: Path, backbone: nn.Mod
     with store.maps_file.open("r+b") as file:
         file.truncate(2 * store.row_bytes + 5)
     assert len(store_in(tmp_path).rows) == 2
+
+
+def test_a_full_disk_is_named_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = [store_in(tmp_path, view) for view in (0, 1)]
+    stores[0].append([f"{0:064d}"], torch.zeros(1, 4, 2048).bfloat16())
+    names = [f"{n:064d}" for n in range(3)]
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=5 * stores[0].row_bytes))
+    check_disk(stores, [names, names])  # five rows are missing
+    with pytest.raises(InputError, match=r"0\.0 GB are free; give another disk with --cache"):
+        check_disk(stores, [names, [*names, f"{3:064d}"]])
 
 
 @pytest.fixture

@@ -88,13 +88,15 @@ def test_convolution_with_fewer_products_is_the_convolution(count: int, height: 
 def test_many_maps_go_in_parts_and_autocast_costs_no_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_module, "cpu_has", lambda *names: "avx512_bf16" in names)
     monkeypatch.setattr(MapConv2d, "TILES", range(4, 24))
+    monkeypatch.setattr(MapConv2d, "PART", 10)
     conv = MapConv2d(24, 16)
     x = torch.randn(41, 24, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = conv(x)
+        found, large = conv(x), conv(x[:2].repeat(1, 1, 3, 3))  # 36 tiles a map, more than go at a time
     expected = nn.functional.conv2d(x, conv.weight, conv.bias, padding=1)
     assert found.dtype == torch.float32  # bfloat16 would be some 0.004 off
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+    torch.testing.assert_close(large[:, :, :7, :7].float(), expected[:2, :, :7, :7], rtol=0.05, atol=0.05)
     weight = torch.autograd.grad(conv(x[:5]).square().sum(), conv.weight)[0]
     with torch.autocast("cpu", torch.bfloat16):
         loss = conv(x[:5].bfloat16().float()).square().sum()

@@ -80,7 +80,7 @@ def test_shared_maps_are_the_same(both: Path, tmp_path: Path, untrained: Backbon
     samples = [sample for digest, sample in zip(digests, samples, strict=True) if digest in shared.rows]
     assert len(mine) == len(shared.rows) == len(set(mine)) > 80
     network = build_model(untrained, 2).base_model.eval()
-    alone.build(lambda count: make_backbone(network, CPU, "fp32", 64, count), samples, mine, CPU, 0, "alone")
+    alone.build(lambda count, size: make_backbone(network, CPU, "fp32", size, count), samples, mine, CPU, 0, "alone")
     expected = alone.read(mine).float()
     torch.testing.assert_close(shared.read(mine).float(), expected, rtol=2**-7, atol=1e-3 * expected.max().item())
 
