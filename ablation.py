@@ -1,7 +1,7 @@
 """Measures what each ingredient of the recipe is worth: trains and tests once for each row of a table and each seed.
 
     python ablation.py --data DIR                 all rows; goes on where it was interrupted
-    python ablation.py --data DIR --rows default "without mixup" --seeds 1
+    python ablation.py --data DIR --rows default "with mixup" --seeds 1
 
 Writes results/ablation.json and results/ablation.md; the runs are results/ablation_<row>_<seed>_<options>/.
 """
@@ -22,14 +22,14 @@ from features import FORMAT
 from files import write_json, write_text
 from recipe import IMAGE_SIZE, Recipe
 
-PLAIN_HEAD = ("--views", "1", "--coarse", "0", "--mixup", "0", "--channel-dropout", "0", "--dropout", "0")
+PLAIN_HEAD = ("--views", "1", "--coarse", "0", "--channel-dropout", "0", "--dropout", "0")
 ROWS: dict[str, tuple[str, ...]] = {
     "plain head": (*PLAIN_HEAD, "--label-smoothing", "0", "--warmup", "0"),
     "default": (),
     "one view": ("--views", "1"),
     "two views": ("--views", "2"),
     "224 pixels": ("--image-size", "224"),
-    "without mixup": ("--mixup", "0"),
+    "with mixup": ("--mixup", "0.2"),
     "without channel dropout": ("--channel-dropout", "0"),
     "without dropout": ("--dropout", "0"),
     "without label smoothing": ("--label-smoothing", "0"),

@@ -26,8 +26,8 @@ class Recipe:
     warmup: float = 1.0  # epochs
     label_smoothing: float = 0.1
     dropout: float = 0.5
-    channel_dropout: float = 0.3
-    mixup: float = 0.2  # alpha of the beta distribution; 0: off
+    channel_dropout: float = 0.2
+    mixup: float = 0.0  # alpha of the beta distribution; 0: off
     coarse: float = 0.5  # share of the epochs that see the maps averaged from 8x8 to 4x4, a third of the time
     patience: int = 3  # full-size epochs without a smaller validation loss before training ends; 0: never
 

@@ -81,9 +81,9 @@ class Args:
     dropout: float | None = None
     """Share of the 256 pooled features dropped. Default 0.5."""
     channel_dropout: float | None = None
-    """Share of the 2048 map channels dropped. Default 0.3."""
+    """Share of the 2048 map channels dropped. Default 0.2."""
     mixup: float | None = None
-    """Alpha of mixup on what the head gets (--views 0: on pictures); 0: off. Default 0.2."""
+    """Alpha of mixup on what the head gets (--views 0: on pictures); 0: off. Default 0."""
     coarse: float | None = None
     """Share of the epochs that train on maps of half the side, which take a third of the time. Default 0.5."""
     unfreeze: Literal["none", "layer4", "layer3", "layer2", "layer1"] = "none"
