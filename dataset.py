@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import torch
 from PIL import Image, ImageOps
@@ -226,60 +225,44 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """The middle square, as high or wide as the picture, resized: RGB to (3, S, S) uint8."""
-
-    size: int
-
-    @property
-    def least(self) -> int:
-        """The short side that a picture needs, so that the square still has twice the pixels of the result."""
-        return 2 * self.size
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        left, top, side = eval_crop(*image.size)
-        return cut(image, (left, top, left + side, top + side), self.size)
-
-
-@dataclass(frozen=True)
-class PartTransform:
-    """A part of the picture, resized: RGB to (3, S, S) uint8.
+    """The middle of a picture, squeezed to a square and resized: RGB to (3, S, S) uint8.
 
     Args:
-        part: "whole", squeezed to a square, or the square at the "start" (left or top) or "end" of the longer side.
+        reach: how far the middle goes along the longer side, in shorter sides. 1: a square as high or wide as the
+            picture; below 1, a smaller one; infinite: the whole.
     """
 
     size: int
-    part: Literal["whole", "start", "end"]
+    reach: float = 1.0
 
     @property
     def least(self) -> int:
-        return 2 * self.size
+        """The short side that a picture needs, so that the middle still has twice the pixels of the result."""
+        return math.ceil(2 * self.size / min(1, self.reach))
 
     def __call__(self, image: Image.Image) -> Tensor:
-        width, height = image.size
-        short = min(width, height)
-        box = {
-            "whole": (0, 0, width, height),
-            "start": (0, 0, short, short),
-            "end": (width - short, height - short, width, height),
-        }[self.part]
-        return cut(image, box, self.size)
+        return cut(image, middle(*image.size, self.reach), self.size)
 
 
-def tta_views(size: int) -> list[EvalTransform | PartTransform]:
-    """The views over which test-time augmentation takes the mean, the usual one first."""
-    return [EvalTransform(size), *(PartTransform(size, part) for part in ("whole", "start", "end"))]
+def tta_views(size: int, smaller: int) -> list[EvalTransform]:
+    """The views over which test-time augmentation takes the mean: the usual one, a closer, a wider, and the whole.
+
+    Args:
+        smaller: the size in which training has seen the whole.
+    """
+    return [*(EvalTransform(size, reach) for reach in (1.0, 7 / 8, 5 / 4)), EvalTransform(smaller, math.inf)]
+
+
+def middle(width: int, height: int, reach: float = 1.0) -> tuple[float, float, float, float]:
+    """Where `EvalTransform` looks in a picture of that size: left, top, right and bottom, in pixels."""
+    most = reach * min(width, height)
+    wide, high = min(width, most), min(height, most)
+    return (width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2
 
 
 def cut(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Tensor:
     """The box (left, top, right, bottom), in pixels, resized in one step: (3, size, size) uint8."""
     return v2.functional.pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR, box))
-
-
-def eval_crop(width: int, height: int) -> tuple[float, float, float]:
-    """Where `EvalTransform` looks in a picture of that size: left, top and side of the square, in pixels."""
-    side = min(width, height)
-    return (width - side) / 2, (height - side) / 2, side
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -288,7 +271,7 @@ def normalise(images: Tensor) -> Tensor:
     return (images.float() - mean) / std
 
 
-Transform = TrainTransform | EvalTransform | PartTransform
+Transform = TrainTransform | EvalTransform
 
 
 class HarDataset(Dataset):

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from dataset import eval_crop
+from dataset import middle
 from examples import Example
 from files import write_array, write_json
 from hooks import describe_layer, module_of
@@ -62,10 +62,10 @@ def draw_picture(axes: Axes, example: Example) -> None:
     small = example.picture.copy()
     small.thumbnail((1400, 1400))  # a page has no more pixels for it, and large ones take seconds
     axes.imshow(small, extent=(-0.5, wide - 0.5, high - 0.5, -0.5))
-    x, y, side = eval_crop(wide, high)
+    left, top, right, bottom = middle(wide, high)
     for colour, style in (("black", "-"), ("white", (0, (4, 4)))):
         frame = {"edgecolor": colour, "linestyle": style, "linewidth": 1.2}
-        axes.add_patch(Rectangle((x - 0.5, y - 0.5), side, side, fill=False, **frame))
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, **frame))
     axes.set_axis_off()
 
 

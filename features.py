@@ -8,6 +8,7 @@ stopped, and a dataset that grew needs only its new pictures.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 import parallel
 from backbone import Backbone, halving
-from dataset import EvalTransform, HarDataset, PartTransform, Sample, TrainTransform, Transform
+from dataset import EvalTransform, HarDataset, Sample, TrainTransform, Transform
 from errors import InputError
 from model import MAP_CHANNELS, STRIDE
 
@@ -37,7 +38,7 @@ def view_transform(view: int, size: int) -> Transform:
 
     Flips are left to the maps, where they cost nothing: a view stands for its mirror image too.
     """
-    others = {0: EvalTransform(size), 2: PartTransform(size, "whole")}
+    others = {0: EvalTransform(size), 2: EvalTransform(size, math.inf)}
     return others.get(view) or TrainTransform(size, SMALLEST_CROP, flip=False)
 
 

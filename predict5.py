@@ -31,7 +31,7 @@ import checkpoint
 import parallel
 from backbone import Backbone, Int8Model, Precision, backbone_maker, frozen_id, halving, pick_backbone_precision
 from console import run_script
-from dataset import ActionData, HarDataset, Sample, Transform, image_files, read_dataset, tta_views
+from dataset import ActionData, EvalTransform, HarDataset, Sample, image_files, read_dataset, tta_views
 from device import pick_device, pick_precision, pick_workers
 from errors import InputError
 from evaluation import Test, answers
@@ -88,23 +88,29 @@ class Predictor:
         views = " · mean over views" if self.args.tta else ""
         return f"{self.record['dataset']} · {self.record['weights']} · run {self.run.name}{views}"
 
+    @property
+    def views(self) -> list[EvalTransform]:
+        """What --tta looks at; without it, the first alone counts."""
+        size = self.record["image_size"]
+        return tta_views(size, self.model.crop_size(size))
+
     def __call__(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         """Logits (N, K) and class indices (N,) of pictures, -1 where unlabelled.
 
         With --tta the logarithms of mean probabilities over views and their mirror images.
         """
-        views = tta_views(self.record["image_size"])[: None if self.args.tta else 1]
+        views = self.views[: None if self.args.tta else 1]
         own = samples[parallel.part(len(samples))]
-        backbone = self.pick_backbone(len(own) * len(views))
         found = []
         for number, view in enumerate(views, 1):
             label = f"predict, view {number} of {len(views)}" if self.args.tta else "predict"
+            backbone = self.pick_backbone(len(own) * len(views), view.size)
             logits, targets = self.predict(own, view, backbone, label)
             found.append(logits)
         return torch.stack(found).logsumexp(0) - math.log(len(found)) if self.args.tta else found[0], targets
 
     def predict(
-        self, samples: Sequence[Sample], view: Transform, backbone: Backbone, label: str
+        self, samples: Sequence[Sample], view: EvalTransform, backbone: Backbone, label: str
     ) -> tuple[Tensor, Tensor]:
         args, device, classes = self.args, self.device, self.record["classes"]
         options = {"num_workers": pick_workers(device, args.workers), "pin_memory": device.type == "cuda"}
@@ -126,7 +132,7 @@ class Predictor:
         """What turns these logits into probabilities; with --tta, fitted on the validation pictures once and kept."""
         if not self.args.tta:
             return self.model.temperature
-        views = [repr(view) for view in tta_views(self.record["image_size"])]
+        views = [repr(view) for view in self.views]
         path = self.run / TTA
         about = {"epoch": self.record["epoch"], "precision": self.args.precision, "views": views}
         known = parallel.agreed(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
@@ -150,7 +156,7 @@ class Predictor:
     def dataset(self) -> ActionData:
         return read_dataset(self.args.data or Path(self.record["data"]))
 
-    def pick_backbone(self, count: int) -> Backbone:
+    def pick_backbone(self, count: int, size: int) -> Backbone:
         """In the precision asked for; "auto" is int8 where the run was trained on such maps and the model is there."""
         args, record = self.args, self.record
         network = frozen_id(record["weights_sha256"], self.model.unfreeze)
@@ -160,7 +166,7 @@ class Predictor:
         wish = "int8" if own and args.precision == "auto" else args.precision
         precision = pick_backbone_precision(self.device, wish, 0)
         make, _ = backbone_maker(self.model.frozen, self.device, precision, int8, self.training_pictures)
-        return make(count, record["image_size"])
+        return make(count, size)
 
     def training_pictures(self) -> list[Sample]:
         return [sample for sample in self.dataset.train if sample.name in self.split["train"]]

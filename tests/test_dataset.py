@@ -1,5 +1,6 @@
 """Reading datasets: layouts, clear errors, pictures of every kind."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from conftest import picture, write_rows
 from PIL import Image
 from torchvision.transforms import v2
 
-from dataset import EvalTransform, HarDataset, TrainTransform, load_image, normalise, read_dataset, tta_views
+from dataset import EvalTransform, HarDataset, TrainTransform, load_image, middle, normalise, read_dataset, tta_views
 from errors import InputError
 
 
@@ -163,16 +164,27 @@ def test_eval_transform_is_torchvisions(tmp_path: Path) -> None:
     assert (ours - theirs).abs().mean() < 1.5  # of 255; the two round the middle differently
 
 
-def test_parts_of_a_picture() -> None:
-    wide = Image.new("RGB", (300, 150), "red")
-    wide.paste("blue", (150, 0, 300, 150))
-    for image in (wide, wide.transpose(Image.Transpose.ROTATE_270)):  # red is above in the second
-        whole, start, end = (view(image).float() for view in tta_views(64)[1:])
-        assert start[0].mean() > 250
-        assert end[2].mean() > 250
-        assert whole[0].mean() == pytest.approx(255 / 2, rel=0.02)
-        assert whole[:, 0, 0].tolist() == [255, 0, 0]
-        assert whole[:, -1, -1].tolist() == [0, 0, 255]
+def test_views_of_a_picture() -> None:
+    wide = Image.new("RGB", (300, 100), "red")
+    wide.paste("blue", (150, 0, 300, 100))
+    wide.paste("white", (0, 0, 300, 5))
+    for turn in (None, Image.Transpose.TRANSPOSE):  # red is above and white on the left in the second
+        image = wide.transpose(turn) if turn is not None else wide
+        usual, closer, wider, whole = (view(image).float() for view in tta_views(64, 32))
+        if turn is not None:
+            usual, closer, wider, whole = (view.mT for view in (usual, closer, wider, whole))
+        assert [view.shape for view in (usual, closer, wider, whole)] == [(3, 64, 64)] * 3 + [(3, 32, 32)]
+        for view, white in ((usual, 0.05), (closer, 0), (wider, 0.05), (whole, 0.05)):
+            assert view[1].mean() / 255 == pytest.approx(white, abs=0.01)  # white alone has green
+            half = view.shape[2] // 2
+            assert view[0, -1, : half - 1].min() == 255
+            assert view[0, -1, half + 1 :].max() == 0
+    assert [middle(300, 100, reach) for reach in (1, 0.5, 2, math.inf)] == [
+        (100, 0, 200, 100),
+        (125, 25, 175, 75),
+        (50, 0, 250, 100),
+        (0, 0, 300, 100),
+    ]
 
 
 def test_large_jpegs_are_decoded_small(tmp_path: Path) -> None:

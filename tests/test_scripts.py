@@ -138,7 +138,7 @@ def test_tta_is_the_mean_over_views_and_mirror_images(
     about = json.loads((run / "tta.json").read_text())
     image, shares = load_image(image_of(row)), []
     with torch.inference_mode():
-        for view in tta_views(64):
+        for view in tta_views(64, 64):
             maps = model.base_model(normalise(view(image))[None])
             shares += [model.head(way)[0].softmax(0) for way in (maps, maps.flip(-1))]
     assert len(shares) == 8
