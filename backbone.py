@@ -29,7 +29,7 @@ Backbone = Callable[[Tensor], Tensor]  # images (B, 3, S, S) uint8 to maps (B, C
 OPENVINO_REPAYS = 200  # pictures from which its start is won back
 INT8_REPAYS = 2000  # and those of calibration
 CALIBRATION = 128  # pictures
-INT8_FORMAT = 1  # to be raised when calibration would give another model
+INT8_FORMAT = 2  # to be raised when calibration would give another model
 CHUNK = 4  # pictures for each of OpenVINO's streams at a time
 
 
