@@ -39,7 +39,8 @@ class MapConv2d(nn.Conv2d):
     transform costs more than it saves; many go in parts, or, where gradients would keep all parts, PyTorch's way.
     """
 
-    TILES = range(32, 1200)  # of 4x4 positions; one of 2048 channels takes 300 kB
+    LEAST = 512  # positions
+    MOST = 1200  # tiles of 4x4 positions with gradients; one of 2048 channels takes 300 kB
     PART = 512  # tiles at a time without gradients
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
@@ -47,11 +48,11 @@ class MapConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         of_one = math.ceil(x.shape[2] / 4) * math.ceil(x.shape[3] / 4)  # tiles of a map
-        if len(x) * of_one < self.TILES.start or not wants_float32(x):
+        if len(x) * x.shape[2] * x.shape[3] < self.LEAST or not wants_float32(x):
             return super().forward(x)
         if not torch.is_grad_enabled() and of_one <= self.PART:
             return torch.cat([conv3x3(part, self.weight, self.bias) for part in x.split(self.PART // of_one)])
-        if len(x) * of_one in self.TILES:
+        if len(x) * of_one <= self.MOST:
             return conv3x3(x, self.weight, self.bias)
         return super().forward(x)
 

@@ -158,7 +158,7 @@ def head_steps(side: int) -> Piece:
 
 
 def plain_head_steps(side: int) -> Piece:
-    MapConv2d.TILES = range(10**9, 10**9)  # every convolution goes PyTorch's way
+    MapConv2d.LEAST = 10**9  # every convolution goes PyTorch's way
     return head_steps(side)
 
 
@@ -173,7 +173,7 @@ def head_at_peak(side: int) -> Piece:
 
 def tutorial(work: Work, training: bool) -> Piece:
     """As tutorials write it: torchvision's transforms, float32, batches of 32, Adam; nothing of ours."""
-    MapConv2d.TILES = range(10**9, 10**9)
+    MapConv2d.LEAST = 10**9
     net = network(len(work.classes)).to(memory_format=torch.contiguous_format).train(training)
     optimizer = torch.optim.Adam(net.trained_parameters()[0], lr=1e-3)
     crops = (

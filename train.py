@@ -66,8 +66,7 @@ class Args:
     """Side of the square that pictures are brought to, in pixels, a multiple of 32. Default 320; with --recipe plain
     and --backbone 224."""
     views: int | None = None
-    """Cached views of each training picture: its middle, a random crop, the whole of it, further crops; 0: no cache.
-    Default 4."""
+    """Cached views of a training picture: middle, random crop, whole, then more crops; 0: no cache. Default 4."""
     batch_size: int | None = None
     """Default 128."""
     lr: float | None = None
