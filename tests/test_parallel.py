@@ -24,7 +24,7 @@ from weights import BackboneWeights
 
 CPU = torch.device("cpu")
 
-OPTIONS = {"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 3, "coarse": 0.4}
+OPTIONS = {"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 3, "coarse": 0.4, "mixup": 0.2}
 OPTIONS["batch_size"] = 44  # of 90 pictures: none of the last batch are left for the second process
 
 
