@@ -1,12 +1,15 @@
 """The network: shapes, names, and a backbone that nothing moves."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import checkpoint
 import model as model_module
+from errors import InputError
 from model import ActionNet, MapConv2d, build_model, resnet50_with_stride_on
 from weights import BackboneWeights
 
@@ -113,3 +116,13 @@ def test_stride_convention() -> None:
     assert old.layer1[0].conv1.stride == old.layer1[0].conv2.stride == (1, 1)
     with pytest.raises(ValueError, match="conv3"):
         resnet50_with_stride_on("conv3")
+
+
+def test_runs_on_pictures_cut_in_another_way_are_refused(tmp_path: Path) -> None:
+    record = {"classes": ["run", "sit"], "image_size": 64, "preprocessing": checkpoint.preprocessing(64)}
+    checkpoint.save_best(tmp_path, ActionNet(2), record, {})
+    assert checkpoint.load_model(tmp_path, torch.device("cpu"))[1] == record
+    record["preprocessing"] = record["preprocessing"] | {"resize": "the middle square of 7/8 of the short side to 64"}
+    checkpoint.save_best(tmp_path, ActionNet(2), record, {})
+    with pytest.raises(InputError, match=r"best\.pt: trained on pictures cut out in another way, before this version"):
+        checkpoint.load_model(tmp_path, torch.device("cpu"))
