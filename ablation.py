@@ -23,9 +23,11 @@ from files import write_json, write_text
 from recipe import IMAGE_SIZE, Recipe
 
 PLAIN_HEAD = ("--views", "1", "--coarse", "0", "--channel-dropout", "0", "--dropout", "0")
+DEFAULT = "default"  # the row; as a value of --head, its run of the same seed
+TUNING = ("--head", DEFAULT, "--epochs", "5", "--lr", "3e-4", "--stage-lr", "0.3")
 ROWS: dict[str, tuple[str, ...]] = {
     "plain head": (*PLAIN_HEAD, "--label-smoothing", "0", "--warmup", "0"),
-    "default": (),
+    DEFAULT: (),
     "one view": ("--views", "1"),
     "two views": ("--views", "2"),
     "224 pixels": ("--image-size", "224"),
@@ -36,16 +38,17 @@ ROWS: dict[str, tuple[str, ...]] = {
     "without coarse maps": ("--coarse", "0"),
     "224 pixels, one view": ("--image-size", "224", "--views", "1"),
     "224 pixels, one view, float32 maps": ("--image-size", "224", "--views", "1", "--precision", "fp32"),
-    "layer4 unfrozen": ("--unfreeze", "layer4"),
+    "layer4 unfrozen": (*TUNING, "--unfreeze", "layer4"),
     "copies ignored": ("--ignore-copies",),
 }
 SEVERAL = (  # rows that get all seeds; the others get the first
     "plain head",
-    "default",
+    DEFAULT,
     "224 pixels, one view",
     "224 pixels, one view, float32 maps",
     "layer4 unfrozen",
 )
+WITH_TTA = (DEFAULT, "layer4 unfrozen")  # which takes longer than training a head
 
 
 @dataclass
@@ -84,18 +87,15 @@ def main(args: Args) -> None:
 
 def measure(args: Args, row: str, seed: int) -> dict[str, Any]:
     """Trains and tests unless that was done; returns the figures."""
-    options = (*shlex.split(args.options), *ROWS[row])
+    run, options = find_run(args, row, seed)
     data = ("--data", args.data) if args.data else ()
-    parts = (options, args.data and args.data.resolve(), Recipe(), IMAGE_SIZE, FORMAT)
-    digest = hashlib.sha256(repr(parts).encode()).hexdigest()
-    run = args.results / f"ablation_{row.replace(' ', '_')}_{seed}_{digest[:6]}"  # other options, another run
     places = ("--results", args.results, "--cache", args.cache, "--run", run.name)
     if not (run / "loss.png").exists():  # the last thing that train.py writes
         resume = (run / "last.pt").exists()
         call("train.py", *places, *(("--resume",) if resume else (*data, "--seed", seed, *options)))
     record = read(run / "best.json")
     tests = {}
-    for folder, kind in (("test", ()), ("test_tta", ("--tta",))):
+    for folder, kind in (("test", ()), ("test_tta", ("--tta",)))[: 2 if row in WITH_TTA else 1]:
         if read(run / folder / "metrics.json").get("epoch") != record["epoch"]:
             call("predict5.py", *places, *data, *kind)
         values = read(run / folder / "metrics.json")
@@ -103,9 +103,18 @@ def measure(args: Args, row: str, seed: int) -> dict[str, Any]:
     return {
         "seed": seed, "run": run.name, "options": options, "epoch": record["epoch"],
         "seconds": {name: record["seconds"].get(name, 0.0) for name in ("features", "training")},
-        "val": record["val"]["accuracy"], "val_tta": read(run / "tta.json")["val"]["accuracy"],
-        "val_loss": record["val"]["loss"],
+        "val": record["val"]["accuracy"], "val_loss": record["val"]["loss"],
     } | tests  # fmt: skip
+
+
+def find_run(args: Args, row: str, seed: int) -> tuple[Path, list[str]]:
+    """The folder of a run, named after all that decides its figures, and the options of its training."""
+    options = [*shlex.split(args.options), *ROWS[row]]
+    if "--head" in options:
+        options[options.index("--head") + 1] = find_run(args, DEFAULT, seed)[0].name
+    parts = (tuple(options), args.data and args.data.resolve(), Recipe(), IMAGE_SIZE, FORMAT)
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()
+    return args.results / f"ablation_{row.replace(' ', '_')}_{seed}_{digest[:6]}", options
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -125,7 +134,10 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     for row, runs in found.items():
         cells = [row, str(len(runs)), share([run["val"] for run in runs])]
         for name in ("test", "test_tta"):
-            values = [run[name]["accuracy"] for run in runs]
+            values = [run[name]["accuracy"] for run in runs if name in run]
+            if not values:
+                cells.append("")
+                continue
             low, high = runs[0][name]["interval"]
             cells.append(share(values) + (f" ({100 * low:.1f} to {100 * high:.1f})" if len(values) == 1 else ""))
         lines.append(" | ".join([*cells, f"{mean(run['seconds']['training'] for run in runs):.0f}"]))

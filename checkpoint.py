@@ -107,6 +107,27 @@ def load_head(path: Path, model: ActionNet, head: dict[str, Any]) -> None:
     model.load_state_dict(head, strict=False)
 
 
+def copy_head(
+    results: Path, name: str, model: ActionNet, weights_sha256: str, split: dict[str, dict[str, str]]
+) -> None:
+    """Puts the head of the run `name`, at its best epoch, into `model`.
+
+    Raises: InputError where that run has other classes, weights or parts: it may have learned what is tested here.
+    """
+    run = find_run(results, name, option="--head")
+    other, record, learned = load_model(run, torch.device("cpu"))
+    for what, same in (
+        ("weights", record["weights_sha256"] == weights_sha256),
+        ("pictures or another --seed", learned == split),
+        ("classes", other.fc.out_features == model.fc.out_features),
+    ):
+        if not same:
+            raise InputError(f"--head {name}: {run} has other {what}; give a run that was trained as this one will be")
+    for part, layers in other.named_children():
+        if part != "base_model":
+            getattr(model, part).load_state_dict(layers.state_dict())
+
+
 def save_snapshot(run: Path, model: ActionNet, epoch: int) -> None:
     """Writes the head as it is after `epoch` (0: before training); half the precision, which pictures do not show."""
     head = {key: value.half() if "conv" in key else value for key, value in model.trained_state().items()}
@@ -127,7 +148,7 @@ def load_snapshot(path: Path, model: ActionNet) -> None:
     load_head(path, model, {key: value.float() if value.is_floating_point() else value for key, value in head.items()})
 
 
-def find_run(results: Path, name: str = "", needs: str = BEST) -> Path:
+def find_run(results: Path, name: str = "", needs: str = BEST, option: str = "--run") -> Path:
     """Returns the folder of the run `name`, or of the newest one that has the file `needs`.
 
     Raises: InputError naming the folder and the runs that there are.
@@ -137,7 +158,7 @@ def find_run(results: Path, name: str = "", needs: str = BEST) -> Path:
         return results / name
     if name:
         there = ", ".join(path.parent.name for path in runs) or "none"
-        raise InputError(f"--run {name}: {results / name} has no {needs}; runs that have: {there}")
+        raise InputError(f"{option} {name}: {results / name} has no {needs}; runs that have: {there}")
     if not runs:
         raise InputError(f"{results}: no run with {needs} there; run train.py first")
     return runs[-1].parent

@@ -3,6 +3,7 @@
     python train.py                                  the dataset in data/, or the built-in sample
     python train.py --data DIR --run NAME
     python train.py --recipe plain                   no cache, no schedule, nothing but Adam
+    python train.py --unfreeze layer4 --head RUN     fine-tuning, from the head of an earlier run
     python train.py --resume --run NAME              goes on after an interruption
 
 Writes results/<run>/: best.pt, best.json, last.pt, split.json, metrics.jsonl, loss.png; with --snapshots also
@@ -87,6 +88,8 @@ class Args:
     """Share of the epochs that train on maps of half the side, which take a third of the time. Default 0.5."""
     unfreeze: Literal["none", "layer4", "layer3", "layer2", "layer1"] = "none"
     """Train ResNet's convolutions too, from this stage on; what lies before it is cached."""
+    head: str = ""
+    """Start from the trained head of this run, of the same pictures and seed, and not from chance."""
     stage_lr: float | None = None
     """With --unfreeze: a stage's learning rate as a share of that of what follows it. Default 0.1."""
     patience: int | None = None
@@ -168,13 +171,15 @@ def main(args: Args) -> None:
 
 
 def train(job: Job) -> None:
-    open_run(job)
     torch.manual_seed(job.args.seed)
     recipe, args = job.recipe, job.args
     model = build_model(
         job.weights, len(job.data.classes), recipe.dropout, recipe.channel_dropout, args.unfreeze, args.image_size
     )
+    if args.head and not args.resume:
+        checkpoint.copy_head(args.results, args.head, model, job.weights.sha256, split_digests(job))
     model.to(job.device)
+    open_run(job)
     with phase(job.seconds, "features"):
         feed = make_feed(job, model)
     state = start(model, job.recipe, job.args.epochs, len(feed), job.device, job.dtype)

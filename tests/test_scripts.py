@@ -271,6 +271,24 @@ def test_unfrozen_stage_is_trained_kept_and_resumed(
     )
 
 
+def test_a_head_is_taken_over_from_a_run_of_the_same_pictures_alone(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train.main(small(data=sample, views=1, run="frozen", epochs=3))
+    options = {"data": sample, "views": 1, "unfreeze": "layer4", "head": "frozen", "epochs": 1}
+    train.main(small(**options, lr=1e-9, run="tuned"))  # a rate at which nothing moves
+    frozen, tuned = (checkpoint.load_model(Path("results", run), torch.device("cpu"))[0] for run in ("frozen", "tuned"))
+    for layer in ("conv1", "conv2", "fc"):
+        weights = [getattr(model, layer).weight for model in (tuned, frozen)]
+        torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match=r"--head frozen: .* has other pictures or another --seed"):
+        train.main(small(**options, seed=1, run="leak"))
+    with pytest.raises(InputError, match=r"--head nothing: .* has no best.pt; runs that have: frozen, tuned"):
+        train.main(small(**options | {"head": "nothing"}, run="leak"))
+    assert not Path("results/leak").exists()
+
+
 def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train.main(small(data=sample, recipe="plain", epochs=1, run="p"))
