@@ -98,7 +98,7 @@ class FeatureStore:
         rows = rows.contiguous().cpu()
         count = len(self.rows)
         for path, start, data in (
-            (self.maps_file, count * self.row_bytes, rows.view(torch.int16).numpy().tobytes()),
+            (self.maps_file, count * self.row_bytes, rows.view(torch.int16).numpy()),
             (self.rows_file, count * 65, "".join(f"{digest}\n" for digest in digests).encode()),
         ):
             with path.open("r+b" if path.exists() else "wb") as file:
@@ -117,16 +117,18 @@ class FeatureStore:
         self.held, self.device = held, device
         self.rows = {digest: row for row, digest in enumerate(digests)}
 
-    def read(self, digests: Sequence[str]) -> Tensor:
-        """Returns rows (B, h * w, C), bfloat16.
+    def read(self, digests: Sequence[str], places: Tensor | None = None) -> Tensor:
+        """Returns rows (B, h * w, C), bfloat16; with places (B, p), only those positions of each, in that order.
 
         Mapped anew at each call: pages of a mapping that stays would count as this process's memory.
         """
+        rows = np.array([self.rows[digest] for digest in digests], dtype=np.int64)
+        wanted = rows if places is None else (rows[:, None], places.numpy())
         if self.held is not None:
-            return self.held[[self.rows[digest] for digest in digests]]
+            return self.held[wanted]
         shape = (len(self.rows), *self.row_shape)
         mapped = np.memmap(self.maps_file, dtype=np.int16, mode="r", shape=shape)
-        return torch.from_numpy(mapped[[self.rows[digest] for digest in digests]]).view(torch.bfloat16)  # a copy
+        return torch.from_numpy(mapped[wanted]).view(torch.bfloat16)  # a copy
 
     def build(
         self,
@@ -244,31 +246,31 @@ def map_batches(
         for view, store in enumerate(stores):
             where = (views == view).nonzero().flatten()
             if len(where):
-                rows = store.read([digests[index] for index in chosen[where].tolist()]).to(device, dtype)
-                turned = mirrored[where].long()
+                names = [digests[index] for index in chosen[where].tolist()]
                 if coarse:
-                    part = torch.bmm(averaging(store.side, side).to(rows)[turned.to(device)], rows)
+                    part = averaged(store.read(names), side, mirrored[where])
+                elif generator is None:
+                    part = store.read(names)
                 else:
-                    places = windows(store.side, side, corners[where])[torch.arange(len(where)), turned]
-                    part = rows.gather(1, places.to(device)[..., None].expand(-1, -1, rows.shape[2]))
-                maps[where.to(device)] = part
+                    part = store.read(names, windows(store.side, side, corners[where], mirrored[where]))
+                maps[where.to(device)] = part.to(device, dtype)
         yield maps.unflatten(1, (side, side)).permute(0, 3, 1, 2), labels[chosen]
 
 
-def windows(side: int, small: int, corners: Tensor) -> Tensor:
-    """Which positions (B, 2, small * small) of flattened maps make a window, as it is and mirrored.
+def windows(side: int, small: int, corners: Tensor, mirrored: Tensor) -> Tensor:
+    """Which positions (B, small * small) of flattened maps make a window, mirrored where `mirrored` (B,) says so.
 
     Args:
         corners: (B, 2), where between 0 and 1 it lies, from above and from the left.
     """
     top, left = (corners * (side - small + 1)).long().clamp(max=side - small)[..., None].unbind(1)  # (B, 1) each
-    rows, columns = top + torch.arange(small), left + torch.arange(small)
-    places = side * rows[:, :, None] + columns[:, None, :]  # (B, small, small)
-    return torch.stack([places, places.flip(-1)], dim=1).flatten(2)
+    columns = torch.where(mirrored[:, None], torch.arange(small).flip(0), torch.arange(small))  # (B, small)
+    return (side * (top + torch.arange(small))[:, :, None] + (left + columns)[:, None, :]).flatten(1)
 
 
-def averaging(side: int, coarse: int) -> Tensor:
-    """Matrices (2, coarse * coarse, side * side) that average a flattened map down, as it is and mirrored."""
-    cells = torch.eye(side * side).unflatten(1, (side, side))
-    cells = nn.functional.adaptive_avg_pool2d(cells, coarse).flatten(1).T.unflatten(1, (side, side))
-    return torch.stack([cells, cells.flip(-1)]).flatten(2)
+def averaged(rows: Tensor, coarse: int, mirrored: Tensor) -> Tensor:
+    """Flattened maps (B, h * h, C) averaged down to (B, coarse * coarse, C), mirrored where `mirrored` (B,) says so."""
+    side = math.isqrt(rows.shape[1])
+    cells = nn.functional.adaptive_avg_pool2d(rows.unflatten(1, (side, side)).permute(0, 3, 1, 2), coarse)
+    cells[mirrored] = cells[mirrored].flip(-1)
+    return cells.permute(0, 2, 3, 1).flatten(1, 2)
