@@ -87,6 +87,8 @@ def main(args: Args) -> None:
 
 def measure(args: Args, row: str, seed: int) -> dict[str, Any]:
     """Trains and tests unless that was done; returns the figures."""
+    if "--head" in ROWS[row]:
+        measure(args, DEFAULT, seed)  # whose head it starts from
     run, options = find_run(args, row, seed)
     data = ("--data", args.data) if args.data else ()
     places = ("--results", args.results, "--cache", args.cache, "--run", run.name)

@@ -15,19 +15,21 @@ def test_rows_are_trained_tested_and_not_done_twice(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    args = ablation.Args(data=sample, rows=("one view",), options=" ".join((*SMALL, "--epochs", "1")))
+    args = ablation.Args(data=sample, rows=("layer4 unfrozen",), seeds=1, options=" ".join((*SMALL, "--epochs", "1")))
     ablation.main(args)
-    (measured,) = json.loads(Path("results/ablation.json").read_text())["one view"]
+    (measured,) = json.loads(Path("results/ablation.json").read_text())["layer4 unfrozen"]
     run = Path("results") / measured["run"]
-    assert json.loads((run / "best.json").read_text())["recipe"]["views"] == 1
+    arguments = json.loads((run / "best.json").read_text())["arguments"]
+    assert arguments["unfreeze"] == "layer4"
+    assert arguments["head"].startswith("ablation_default_0_")  # trained on the way
     for folder in ("test", "test_tta"):
         with (run / folder / "test_predictions.csv").open(newline="") as file:
             right = [row["true"] == row["predicted"] for row in csv.DictReader(file)]
         assert measured[folder]["accuracy"] == pytest.approx(sum(right) / len(right))
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in Path("results").rglob("*.p*")}
     ablation.main(args)
-    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert before == {path: path.stat().st_mtime_ns for path in Path("results").rglob("*.p*")}
     line = capsys.readouterr().out.strip().splitlines()[-1]
-    assert line.startswith(f"| one view | 1 | {100 * measured['val']:.1f} % | ")
+    assert line.startswith(f"| layer4 unfrozen | 1 | {100 * measured['val']:.1f} % | ")
     with pytest.raises(InputError, match=r"--rows magic: there is no such row; there are: plain head, default, "):
         ablation.main(ablation.Args(rows=("magic",)))
