@@ -1,4 +1,6 @@
-"""Measures what each ingredient of the recipe is worth: trains and tests once for each row of a table and each seed.
+"""Measures what each ingredient of the recipe is worth: trains and tests for each row of a table and each seed.
+
+Final recipes are tested with --tta too.
 
     python ablation.py --data DIR                 all rows; goes on where it was interrupted
     python ablation.py --data DIR --rows default "with mixup" --seeds 1
@@ -22,11 +24,12 @@ from features import FORMAT
 from files import write_json, write_text
 from recipe import IMAGE_SIZE, Recipe
 
-PLAIN_HEAD = ("--views", "1", "--coarse", "0", "--channel-dropout", "0", "--dropout", "0")
+OF_224 = ("--image-size", "224", "--views", "1")
+NOT_REGULARISED = ("--channel-dropout", "0", "--dropout", "0", "--label-smoothing", "0")
 DEFAULT = "default"  # the row; as a value of --head, its run of the same seed
 TUNING = ("--head", DEFAULT, "--epochs", "5", "--lr", "3e-4", "--stage-lr", "0.3")
 ROWS: dict[str, tuple[str, ...]] = {
-    "plain head": (*PLAIN_HEAD, "--label-smoothing", "0", "--warmup", "0"),
+    "plain head": (*OF_224, *NOT_REGULARISED, "--coarse", "0", "--warmup", "0"),
     DEFAULT: (),
     "one view": ("--views", "1"),
     "two views": ("--views", "2"),
@@ -36,8 +39,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "without dropout": ("--dropout", "0"),
     "without label smoothing": ("--label-smoothing", "0"),
     "without coarse maps": ("--coarse", "0"),
-    "224 pixels, one view": ("--image-size", "224", "--views", "1"),
-    "224 pixels, one view, float32 maps": ("--image-size", "224", "--views", "1", "--precision", "fp32"),
+    "224 pixels, one view": OF_224,
+    "224 pixels, one view, float32 maps": (*OF_224, "--precision", "fp32"),
     "layer4 unfrozen": (*TUNING, "--unfreeze", "layer4"),
     "copies ignored": ("--ignore-copies",),
 }
