@@ -10,6 +10,7 @@ Writes results/ablation.json and results/ablation.md; the runs are results/ablat
 
 import hashlib
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def find_run(args: Args, row: str, seed: int) -> tuple[Path, list[str]]:
         options[options.index("--head") + 1] = find_run(args, DEFAULT, seed)[0].name
     parts = (tuple(options), args.data and args.data.resolve(), Recipe(), IMAGE_SIZE, FORMAT)
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()
-    return args.results / f"ablation_{row.replace(' ', '_')}_{seed}_{digest[:6]}", options
+    return args.results / f"ablation_{re.sub(r'[^a-z0-9]+', '_', row)}_{seed}_{digest[:6]}", options
 
 
 def read(path: Path) -> dict[str, Any]:

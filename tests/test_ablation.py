@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+import tyro
 from conftest import SMALL
 
 import ablation
+import train
 from errors import InputError
 
 
@@ -33,3 +35,9 @@ def test_rows_are_trained_tested_and_not_done_twice(
     assert line.startswith(f"| layer4 unfrozen | 1 | {100 * measured['val']:.1f} % | ")
     with pytest.raises(InputError, match=r"--rows magic: there is no such row; there are: plain head, default, "):
         ablation.main(ablation.Args(rows=("magic",)))
+
+
+@pytest.mark.parametrize("row", ablation.ROWS)
+def test_each_row_has_options_and_a_run_that_train_py_takes(row: str) -> None:
+    run, options = ablation.find_run(ablation.Args(), row, 0)
+    tyro.cli(train.Args, args=[*options, "--run", run.name]).resolve()
