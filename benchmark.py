@@ -50,7 +50,7 @@ class Args:
     data: Path | None = None
     """Folder of the dataset. Without it: data/, or where that holds none, the built-in sample."""
     parts: tuple[Part, ...] = ("backbone", "head", "decoding", "training", "fast", "predict", "looking", "scale")
-    """What to measure; fast: training with --image-size 288 --views 1; predict and looking use the run of training."""
+    """What to measure; fast: training with --image-size 224 --views 2; predict and looking use the run of training."""
     rounds: int = 7
     """How often contenders take turns."""
     pictures: int = 5000
@@ -191,7 +191,7 @@ def training(bench: Bench, name: str = "training", options: tuple[object, ...] =
 
 
 def fast(bench: Bench) -> None:
-    training(bench, "fast", ("--image-size", 288, "--views", 1))
+    training(bench, "fast", ("--image-size", 224, "--views", 2))
 
 
 def places(bench: Bench) -> tuple[object, ...]:

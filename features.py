@@ -220,19 +220,18 @@ def map_batches(
     targets: Sequence[int],
     batch_size: int,
     generator: torch.Generator | None = None,
-    window: int = 0,
     coarse: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields this process's part of each batch: (maps (B, C, h, w) channels last, targets (B,)).
 
-    With a generator, in random order, each picture in one of the stores' views, half of them mirrored, of maps larger
-    than `window` a random window of that side; without, in the given order from the first store. `coarse` > 0 averages
+    With a generator, in random order, each picture in one of the stores' views, half of them mirrored, of larger maps a
+    random window of the smallest store's side; without, in the given order from the first store. `coarse` > 0 averages
     whole maps down to that side.
     """
     labels = torch.tensor(targets)
     count, device = len(digests), stores[0].device
-    side = coarse or (stores[0].side if generator is None else window)
+    side = coarse or (stores[0].side if generator is None else min(store.side for store in stores))
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
     for batch in order.split(batch_size):
         own, size = parallel.part(len(batch)), len(batch)

@@ -25,9 +25,9 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 
 
 class CachedFeed:
-    """Feature maps from stores: of larger ones, training sees random windows of a cached crop's side.
+    """Feature maps from stores; `coarse_epochs` first epochs see them averaged to half their side, but not below 2.
 
-    The `coarse_epochs` first epochs see whole maps averaged to half that side, but not below 2.
+    Half of the smallest store's side, of which the later epochs see a window of larger maps.
     """
 
     def __init__(
@@ -45,9 +45,7 @@ class CachedFeed:
         self.forward, self.stores, self.batch_size, self.seed = model.rest, stores, batch_size, seed
         self.train_rows, self.val_rows = train, val  # digests and class indices
         self.coarse_epochs = coarse_epochs
-        size = stores[0].size
-        self.window = stores[0].side * model.crop_size(size) // size
-        self.coarse_side = max(2, (self.window + 1) // 2)
+        self.coarse_side = max(2, (min(store.side for store in stores) + 1) // 2)
 
     def __len__(self) -> int:
         return len(self.train_rows[0])
@@ -55,7 +53,7 @@ class CachedFeed:
     def train(self, epoch: int) -> Batches:
         generator = epoch_generator(self.seed, epoch)
         coarse = self.coarse_side if epoch <= self.coarse_epochs else 0
-        return map_batches(self.stores, *self.train_rows, self.batch_size, generator, self.window, coarse, self.dtype)
+        return map_batches(self.stores, *self.train_rows, self.batch_size, generator, coarse, self.dtype)
 
     def val(self) -> Batches:
         return map_batches(self.stores, *self.val_rows, self.batch_size, dtype=self.dtype)

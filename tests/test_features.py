@@ -129,7 +129,7 @@ def test_batches_with_generator_mix_views_and_mirror(two_views: list[FeatureStor
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         order = []
-        for maps, targets in map_batches(two_views, names, list(range(10)), 4, generator, window=2):
+        for maps, targets in map_batches(two_views, names, list(range(10)), 4, generator):
             for row, target in zip(maps[:, 0, 0].tolist(), targets.tolist(), strict=True):
                 value = max(row)
                 assert value % 100 == target
@@ -147,8 +147,7 @@ def test_larger_maps_are_seen_through_windows(tmp_path: Path, two_views: list[Fe
     windows = [*corners.values(), *([row[::-1] for row in window] for window in corners.values())]
     seen = []
     for seed in range(100):
-        generator = torch.Generator().manual_seed(seed)
-        ((maps, _),) = map_batches([large, two_views[1]], [name], [0], 1, generator, window=2)
+        ((maps, _),) = map_batches([large, two_views[1]], [name], [0], 1, torch.Generator().manual_seed(seed))
         assert maps.shape == (1, 2048, 2, 2)
         if maps.max() < 50:  # of the larger store
             assert maps[0, 0].tolist() in windows
