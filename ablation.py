@@ -89,28 +89,40 @@ def main(args: Args) -> None:
     print(table(found))
 
 
+def trained(args: Args, row: str, seed: int) -> tuple[Path, list[str]]:
+    """A run and the options of its training; trains unless that was done, the one first whose head it starts from."""
+    if "--head" in ROWS[row]:
+        trained(args, DEFAULT, seed)
+    run, options = find_run(args, row, seed)
+    if not (run / "loss.png").exists():  # the last thing that train.py writes
+        begin = ("--resume",) if (run / "last.pt").exists() else (*data_of(args), "--seed", seed, *options)
+        call("train.py", *places(args, run), *begin)
+    return run, options
+
+
 def measure(args: Args, row: str, seed: int) -> dict[str, Any]:
     """Trains and tests unless that was done; returns the figures."""
-    if "--head" in ROWS[row]:
-        measure(args, DEFAULT, seed)  # whose head it starts from
-    run, options = find_run(args, row, seed)
-    data = ("--data", args.data) if args.data else ()
-    places = ("--results", args.results, "--cache", args.cache, "--run", run.name)
-    if not (run / "loss.png").exists():  # the last thing that train.py writes
-        resume = (run / "last.pt").exists()
-        call("train.py", *places, *(("--resume",) if resume else (*data, "--seed", seed, *options)))
+    run, options = trained(args, row, seed)
     record = read(run / "best.json")
     tests = {}
     for folder, kind in (("test", ()), ("test_tta", ("--tta",)))[: 2 if row in WITH_TTA else 1]:
         if read(run / folder / "metrics.json").get("epoch") != record["epoch"]:
-            call("predict5.py", *places, *data, *kind)
+            call("predict5.py", *places(args, run), *data_of(args), *kind)
         values = read(run / folder / "metrics.json")
         tests[folder] = {"accuracy": values["accuracy"], "interval": values["intervals"]["accuracy"], "n": values["n"]}
     return {
-        "seed": seed, "run": run.name, "options": options, "epoch": record["epoch"],
+        "seed": seed, "run": run.name, "commit": record["commit"], "options": options, "epoch": record["epoch"],
         "seconds": {name: record["seconds"].get(name, 0.0) for name in ("features", "training")},
         "val": record["val"]["accuracy"], "val_loss": record["val"]["loss"],
     } | tests  # fmt: skip
+
+
+def places(args: Args, run: Path) -> tuple[object, ...]:
+    return "--results", args.results, "--cache", args.cache, "--run", run.name
+
+
+def data_of(args: Args) -> tuple[object, ...]:
+    return ("--data", args.data) if args.data else ()
 
 
 def find_run(args: Args, row: str, seed: int) -> tuple[Path, list[str]]:
