@@ -251,7 +251,8 @@ def test(predictor: Predictor) -> None:
     about = {key: record[key] for key in ("dataset", "weights", "weights_sha256", "epoch", "seed")}
     if copied:
         about["copies"] = tested.by_copies(copied)
-    values = tested.write(about | {"run": predictor.run.name}, predictor.args.seed)
+    about |= {"run": predictor.run.name, "arithmetic": predictor.args.precision}
+    values = tested.write(about, predictor.args.seed)
     print_metrics(values)
     if given is not None:
         rows = answers(unlabelled, predictor.probabilities(given), record["classes"])
