@@ -1,6 +1,5 @@
 """The network: a frozen ImageNet ResNet-50 or another (`base_model`), and a trainable convolutional head."""
 
-import math
 from collections import OrderedDict
 
 import torch
@@ -11,7 +10,7 @@ from device import cpu_has
 from other_backbones import OtherBackbone, sequential
 from parallel import BatchNorm2d, RowDropout
 from weights import RESNET, BackboneWeights
-from winograd import conv3x3
+from winograd import best_tile, conv3x3
 
 MAP_CHANNELS = 2048  # what ResNet-50's last stage puts out
 STRIDE = 32  # an image of side S gives maps of side S / 32
@@ -40,19 +39,20 @@ class MapConv2d(nn.Conv2d):
     """
 
     LEAST = 512  # positions
-    MOST = 1200  # tiles of 4x4 positions with gradients; one of 2048 channels takes 300 kB
-    PART = 512  # tiles at a time without gradients
+    MOST = 43_000  # products a channel pair with gradients; of 2048 channels, their inputs take 350 MB
+    PART = 26_000  # and at a time without gradients
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        of_one = math.ceil(x.shape[2] / 4) * math.ceil(x.shape[3] / 4)  # tiles of a map
-        if len(x) * x.shape[2] * x.shape[3] < self.LEAST or not wants_float32(x):
+        b, _, h, w = x.shape
+        if b * h * w < self.LEAST or not wants_float32(x):
             return super().forward(x)
+        of_one = best_tile(h, w).products(h, w)
         if not torch.is_grad_enabled() and of_one <= self.PART:
             return torch.cat([conv3x3(part, self.weight, self.bias) for part in x.split(self.PART // of_one)])
-        if len(x) * of_one <= self.MOST:
+        if b * of_one <= self.MOST:
             return conv3x3(x, self.weight, self.bias)
         return super().forward(x)
 

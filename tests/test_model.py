@@ -1,6 +1,5 @@
 """The network: shapes, names, and a backbone that nothing moves."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import model as model_module
 from errors import InputError
 from model import ActionNet, MapConv2d, build_model, resnet50_with_stride_on
 from weights import BackboneWeights
+from winograd import best_tile
 
 
 def test_layers_and_shapes() -> None:
@@ -71,14 +71,16 @@ def test_gradients_reach_the_picture() -> None:
     assert images.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize(("count", "height", "width"), [(600, 1, 1), (40, 4, 4), (20, 7, 7), (8, 9, 11)])
+@pytest.mark.parametrize(
+    ("count", "height", "width"), [(600, 1, 1), (40, 4, 4), (25, 5, 5), (20, 7, 7), (16, 6, 12), (8, 9, 11)]
+)
 @pytest.mark.parametrize("bias", [True, False])
 def test_convolution_with_fewer_products_is_the_convolution(count: int, height: int, width: int, bias: bool) -> None:
     ours = MapConv2d(24, 16, bias).to(memory_format=torch.channels_last)
     plain = nn.Conv2d(24, 16, 3, padding=1, bias=bias)
     plain.load_state_dict(ours.state_dict())
     assert count * height * width >= MapConv2d.LEAST
-    assert count * math.ceil(height / 4) * math.ceil(width / 4) <= MapConv2d.MOST
+    assert count * best_tile(height, width).products(height, width) <= MapConv2d.MOST
     results = []
     for conv in (ours, plain):
         x = torch.randn(count, 24, height, width, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -92,11 +94,11 @@ def test_convolution_with_fewer_products_is_the_convolution(count: int, height: 
 def test_many_maps_go_in_parts_and_autocast_costs_no_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_module, "cpu_has", lambda *names: "avx512_bf16" in names)
     monkeypatch.setattr(MapConv2d, "LEAST", 64)
-    monkeypatch.setattr(MapConv2d, "PART", 10)
+    monkeypatch.setattr(MapConv2d, "PART", 400)
     conv = MapConv2d(24, 16)
     x = torch.randn(41, 24, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found, large = conv(x), conv(x[:2].repeat(1, 1, 3, 3))  # 36 tiles a map, more than go at a time
+        found, large = conv(x), conv(x[:2].repeat(1, 1, 3, 3))  # 1024 products a map, more than go at a time
     expected = nn.functional.conv2d(x, conv.weight, conv.bias, padding=1)
     assert found.dtype == torch.float32  # bfloat16 would be some 0.004 off
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
