@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 POINTS = (0, 1, -1, 2, -0.5, 0.5, -2)  # F(m x m) takes the first m + 1; more or others would cost digits
-FLOATS = 1 << 25  # of inputs that are cut into tiles at a time, whose copies take twice their memory
-KERNELS = 256  # output channels at a time, for the same reason: their kernels grow to up to sevenfold
+FLOATS = 1 << 22  # of inputs that are cut into tiles at a time: their copies stay in a CPU's cache
 
 
 class Tile(NamedTuple):
@@ -80,10 +79,8 @@ class Conv3x3(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors  # (n * n, T, C), (O, C, 3, 3)
         tile, (o, c) = ctx.tile, weight.shape[:2]
         products = (tile.to_output.T @ squares(grad, tile.m, tile.m, 0)).view(*inputs.shape[:2], o)
-        of_weight = torch.empty_like(weight)
-        for part, place in zip(products.split(KERNELS, dim=2), of_weight.split(KERNELS), strict=True):
-            kernels = torch.bmm(part.transpose(1, 2), inputs)  # (n * n, ≤256, C)
-            place.copy_((tile.to_kernel.T @ kernels.view(len(inputs), -1)).view(3, 3, -1, c).permute(2, 3, 0, 1))
+        kernels = torch.bmm(products.transpose(1, 2), inputs)  # (n * n, O, C)
+        of_weight = (tile.to_kernel.T @ kernels.view(len(inputs), -1)).view(3, 3, o, c).permute(2, 3, 0, 1)
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = convolve(grad, weight.flip(2, 3).transpose(0, 1), tile)[0]
@@ -108,10 +105,8 @@ def convolve(x: Tensor, weight: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
     for part, place in zip(x.split(step), inputs.split(step * rows * columns * c, dim=1), strict=True):
         torch.mm(tile.to_input, squares(part, m + 2, m, 1), out=place)
     inputs = inputs.view(count, -1, c)
-    products = inputs.new_empty(count, inputs.shape[1], o)  # (n * n, T, O)
-    for part, place in zip(weight.split(KERNELS), products.split(KERNELS, dim=2), strict=True):
-        kernels = (tile.to_kernel @ part.permute(2, 3, 0, 1).reshape(9, -1)).view(count, -1, c)
-        place.copy_(torch.bmm(inputs, kernels.transpose(1, 2)))
+    kernels = (tile.to_kernel @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(count, o, c)
+    products = torch.bmm(inputs, kernels.transpose(1, 2))  # (n * n, T, O)
     y = (tile.to_output @ products.view(count, -1)).view(m, m, b, rows, columns, o)
     y = y.permute(2, 3, 0, 4, 1, 5).reshape(b, m * rows, m * columns, o)[:, :h, :w].contiguous()
     return y.permute(0, 3, 1, 2), inputs
