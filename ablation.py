@@ -25,34 +25,38 @@ from features import FORMAT
 from files import write_json, write_text
 from recipe import IMAGE_SIZE, Recipe
 
-OF_224 = ("--image-size", "224", "--views", "1")
+OF_224 = ("--image-size", "224")
 NOT_REGULARISED = ("--channel-dropout", "0", "--dropout", "0", "--label-smoothing", "0")
-DEFAULT = "default"  # the row; as a value of --head, its run of the same seed
-TUNING = ("--head", DEFAULT, "--epochs", "5", "--lr", "3e-4", "--stage-lr", "0.3")
+ALL = ("--channels", "0", "--channel-dropout", "0.2")
+DEFAULT, FOUR_VIEWS = "default", "all channels, four views"  # rows; as values of --head, their runs of the same seed
+TUNING = ("--epochs", "5", "--lr", "3e-4", "--stage-lr", "0.3", "--views", "4", "--channel-dropout", "0.2")
 ROWS: dict[str, tuple[str, ...]] = {
-    "plain head": (*OF_224, *NOT_REGULARISED, "--coarse", "0", "--warmup", "0"),
+    "plain head": (*OF_224, *NOT_REGULARISED, "--channels", "0", "--coarse", "0", "--warmup", "0"),
     DEFAULT: (),
-    "one view": ("--views", "1"),
     "two views": ("--views", "2"),
-    "224 pixels": ("--image-size", "224"),
     "with mixup": ("--mixup", "0.2"),
     "without channel dropout": ("--channel-dropout", "0"),
     "without dropout": ("--dropout", "0"),
     "without label smoothing": ("--label-smoothing", "0"),
     "without coarse maps": ("--coarse", "0"),
-    "224 pixels, one view": OF_224,
-    "224 pixels, one view, float32 maps": (*OF_224, "--precision", "fp32"),
-    "layer4 unfrozen": (*TUNING, "--unfreeze", "layer4"),
     "copies ignored": ("--ignore-copies",),
+    "all channels": ALL,
+    "all channels, two views": (*ALL, "--views", "2"),
+    FOUR_VIEWS: (*ALL, "--views", "4"),
+    "224 pixels": OF_224,
+    "224 pixels, all channels": (*OF_224, *ALL),
+    "224 pixels, all channels, float32 maps": (*OF_224, *ALL, "--precision", "fp32"),
+    "layer4 unfrozen": ("--head", FOUR_VIEWS, *TUNING, "--unfreeze", "layer4"),
 }
 SEVERAL = (  # rows that get all seeds; the others get the first
     "plain head",
     DEFAULT,
-    "224 pixels, one view",
-    "224 pixels, one view, float32 maps",
+    FOUR_VIEWS,
+    "224 pixels, all channels",
+    "224 pixels, all channels, float32 maps",
     "layer4 unfrozen",
 )
-WITH_TTA = (DEFAULT, "layer4 unfrozen")  # which takes longer than training a head
+WITH_TTA = (DEFAULT, FOUR_VIEWS, "layer4 unfrozen")  # which takes longer than training a head
 
 
 @dataclass
@@ -92,7 +96,7 @@ def main(args: Args) -> None:
 def trained(args: Args, row: str, seed: int) -> tuple[Path, list[str]]:
     """A run and the options of its training; trains unless that was done, the one first whose head it starts from."""
     if "--head" in ROWS[row]:
-        trained(args, DEFAULT, seed)
+        trained(args, FOUR_VIEWS, seed)
     run, options = find_run(args, row, seed)
     if not (run / "loss.png").exists():  # the last thing that train.py writes
         begin = ("--resume",) if (run / "last.pt").exists() else (*data_of(args), "--seed", seed, *options)
@@ -130,7 +134,7 @@ def find_run(args: Args, row: str, seed: int) -> tuple[Path, list[str]]:
     """The folder of a run, named after all that decides its figures, and the options of its training."""
     options = [*shlex.split(args.options), *ROWS[row]]
     if "--head" in options:
-        options[options.index("--head") + 1] = find_run(args, DEFAULT, seed)[0].name
+        options[options.index("--head") + 1] = find_run(args, FOUR_VIEWS, seed)[0].name
     parts = (tuple(options), args.data and args.data.resolve(), Recipe(), IMAGE_SIZE, FORMAT)
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()
     return args.results / f"ablation_{re.sub(r'[^a-z0-9]+', '_', row)}_{seed}_{digest[:6]}", options

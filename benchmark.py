@@ -40,7 +40,7 @@ ORIGINAL = 0.6377  # validation accuracy of the work that this repository follow
 PLAIN_EPOCHS = 20
 RACES = {
     "backbone": ["backbone"],
-    "head": ["head, maps of 4x4", "head, maps of 8x8"],
+    "head": ["head, maps of 5x5", "head, maps of 10x10"],
     "decoding": ["decoding, the dataset's", "decoding, 12 megapixels"],
 }
 
@@ -50,7 +50,7 @@ class Args:
     data: Path | None = None
     """Folder of the dataset. Without it: data/, or where that holds none, the built-in sample."""
     parts: tuple[Part, ...] = ("backbone", "head", "decoding", "training", "fast", "predict", "looking", "scale")
-    """What to measure; fast: training with --image-size 224 --views 2; predict and looking use the run of training."""
+    """What to measure; fast: training with --image-size 224; predict and looking use the run of training."""
     rounds: int = 7
     """How often contenders take turns."""
     pictures: int = 5000
@@ -191,7 +191,7 @@ def training(bench: Bench, name: str = "training", options: tuple[object, ...] =
 
 
 def fast(bench: Bench) -> None:
-    training(bench, "fast", ("--image-size", 224, "--views", 2))
+    training(bench, "fast", ("--image-size", 224))
 
 
 def places(bench: Bench) -> tuple[object, ...]:

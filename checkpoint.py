@@ -59,7 +59,7 @@ def save_best(run: Path, model: ActionNet, record: dict[str, Any], split: dict[s
         split: by part, file names and the SHA-256 of the files' bytes.
     """
     parts = {"stride_on": model.stride_on, "unfreeze": model.unfreeze, "backbone": model.backbone}
-    content = {"model": model.state_dict(), **parts, "record": record, "split": split}
+    content = {"model": model.wide(model.state_dict()), **parts, "record": record, "split": split}
     write_whole(run / BEST, lambda partial: torch.save(content, partial))
     write_json(run / RECORD, record)
 
@@ -130,7 +130,8 @@ def copy_head(
 
 def save_snapshot(run: Path, model: ActionNet, epoch: int) -> None:
     """Writes the head as it is after `epoch` (0: before training); half the precision, which pictures do not show."""
-    head = {key: value.half() if "conv" in key else value for key, value in model.trained_state().items()}
+    state = model.wide(model.trained_state())
+    head = {key: value.half() if "conv" in key else value for key, value in state.items()}
     write_whole(run / SNAPSHOTS / f"epoch_{epoch:03d}.pt", lambda partial: torch.save(head, partial))
 
 

@@ -15,13 +15,14 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from torchvision.transforms import v2
 
 from errors import InputError, first_line
@@ -305,3 +306,10 @@ class HarDataset(Dataset):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seeds[item])
             return self.transform(image), self.targets[item]
+
+    def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """A batch's items; on all cores, for Pillow works without holding the interpreter, unless chance is seeded."""
+        if self.seeds is not None or get_worker_info() is not None:
+            return [self[item] for item in items]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(self.__getitem__, items))

@@ -175,7 +175,8 @@ class FeatureStore:
         step = BATCH * parallel.world()
         rounds = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
         own = [list(rows)[parallel.part(len(rows))] for rows in rounds]
-        seeds = [int(digest[:12], 16) + self.view for digest in digests]
+        chance = isinstance(self.transform, TrainTransform)
+        seeds = [int(digest[:12], 16) + self.view for digest in digests] if chance else None
         pictures = HarDataset(samples, [], self.transform, seeds)
         sampler = [rows for rows in own if rows]  # in the last round, none may be left for the last processes
         loader = iter(

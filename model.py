@@ -115,6 +115,7 @@ class ActionNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = RowDropout(dropout)
         self.fc = nn.Linear(256, num_classes)
+        self.directions: Tensor | None = None  # see `narrow`
         self.train()
 
     def train(self, mode: bool = True) -> "ActionNet":
@@ -166,6 +167,23 @@ class ActionNet(nn.Module):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (…, K) to calibrated probabilities (…, K)."""
         return (logits / self.temperature).softmax(-1)
+
+    def narrow(self, directions: Tensor) -> None:
+        """From now on, `rest` takes maps along these directions, orthonormal columns (C, K), in place of all channels.
+
+        The head starts as what it was, but for what its first kernels say of other directions.
+        """
+        wide, self.directions = self.conv1, directions.to(self.conv1.weight.device)
+        self.conv1 = MapConv2d(directions.shape[1], wide.out_channels)
+        weight = torch.einsum("ochw,ck->okhw", wide.weight, self.directions)
+        self.conv1.load_state_dict({"weight": weight, "bias": wide.bias})
+        self.conv1.to(weight.device, memory_format=torch.channels_last)
+
+    def wide(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The state for maps of all channels."""
+        if self.directions is None:
+            return state
+        return state | {"conv1.weight": torch.einsum("okhw,ck->ochw", state["conv1.weight"], self.directions)}
 
     def trained_parameters(self) -> list[list[nn.Parameter]]:
         """The head's, then those of each unfrozen stage, the last one first."""

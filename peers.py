@@ -141,13 +141,15 @@ def matrix_product(operations: int) -> Piece:
 # The head: steps of training on maps.
 
 
-def head_steps(side: int) -> Piece:
+def head_steps(side: int, channels: int = MAP_CHANNELS) -> Piece:
     torch.manual_seed(0)
     recipe = Recipe()
     model = ActionNet(15, dropout=recipe.dropout, channel_dropout=recipe.channel_dropout)
     model = model.to(memory_format=torch.channels_last)
+    if channels < MAP_CHANNELS:
+        model.narrow(torch.linalg.qr(torch.randn(MAP_CHANNELS, channels)).Q)
     state = start(model, recipe, 1000, HEAD_BATCH, CPU, FP32)
-    maps = torch.rand(HEAD_BATCH, MAP_CHANNELS, side, side).contiguous(memory_format=torch.channels_last)
+    maps = torch.rand(HEAD_BATCH, channels, side, side).contiguous(memory_format=torch.channels_last)
     batches = [(maps, torch.arange(HEAD_BATCH) % 15)] * 3
 
     def piece() -> int:
@@ -271,14 +273,16 @@ CONTENDERS: dict[str, Callable[[Work], Piece]] = {
     "backbone: ONNX Runtime": onnx_runtime,
     "backbone: OpenVINO, its defaults": openvino_defaults,
     "backbone: matrix product of as many operations": backbone_at_peak,
-    "head, maps of 4x4: ours": lambda work: head_steps(4),
-    "head, maps of 4x4: Winograd, PyTorch's memory": lambda work: head_steps(4),
-    "head, maps of 4x4: PyTorch's convolutions": lambda work: plain_head_steps(4),
-    "head, maps of 4x4: matrix product of as many operations": lambda work: head_at_peak(4),
-    "head, maps of 8x8: ours": lambda work: head_steps(8),
-    "head, maps of 8x8: Winograd, PyTorch's memory": lambda work: head_steps(8),
-    "head, maps of 8x8: PyTorch's convolutions": lambda work: plain_head_steps(8),
-    "head, maps of 8x8: matrix product of as many operations": lambda work: head_at_peak(8),
+    "head, maps of 5x5: ours": lambda work: head_steps(5, Recipe().channels),
+    "head, maps of 5x5: ours, all channels": lambda work: head_steps(5),
+    "head, maps of 5x5: Winograd, PyTorch's memory": lambda work: head_steps(5),
+    "head, maps of 5x5: PyTorch's convolutions": lambda work: plain_head_steps(5),
+    "head, maps of 5x5: matrix product of as many operations": lambda work: head_at_peak(5),
+    "head, maps of 10x10: ours": lambda work: head_steps(10, Recipe().channels),
+    "head, maps of 10x10: ours, all channels": lambda work: head_steps(10),
+    "head, maps of 10x10: Winograd, PyTorch's memory": lambda work: head_steps(10),
+    "head, maps of 10x10: PyTorch's convolutions": lambda work: plain_head_steps(10),
+    "head, maps of 10x10: matrix product of as many operations": lambda work: head_at_peak(10),
     "plain training: tutorial loop": lambda work: tutorial(work, True),
     "plain training: ours, --recipe plain": plain_recipe,
     "plain validation: tutorial loop": lambda work: tutorial(work, False),

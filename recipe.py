@@ -16,7 +16,8 @@ FEW_EPOCHS, MANY_PICTURES = 8, 2000  # so many pictures make enough steps in few
 class Recipe:
     """How the head is trained. The defaults are those of `train.py`."""
 
-    views: int = 4  # cached views of each training picture (`features.view_transform`); 0: no cache
+    views: int = 1  # cached views of each training picture (`features.view_transform`); 0: no cache
+    channels: int = 512  # of cached maps, along leading directions (`directions.py`); 0: all
     batch_size: int = 128
     optimizer: str = "adamw"  # or "adam"
     lr: float = 1e-3
@@ -26,9 +27,9 @@ class Recipe:
     warmup: float = 1.0  # epochs
     label_smoothing: float = 0.1
     dropout: float = 0.5
-    channel_dropout: float = 0.2
+    channel_dropout: float = 0.1
     mixup: float = 0.0  # alpha of the beta distribution; 0: off
-    coarse: float = 0.5  # share of the epochs that see the maps averaged from 8x8 to 4x4, a third of the time
+    coarse: float = 0.5  # share of the epochs that see the maps averaged from 10x10 to 5x5, a third of the time
     patience: int = 3  # full-size epochs without a smaller validation loss before training ends; 0: never
 
     def coarse_epochs(self, epochs: int) -> int:
@@ -37,6 +38,7 @@ class Recipe:
 
 PLAIN = Recipe(
     views=0,
+    channels=0,
     batch_size=32,
     optimizer="adam",
     weight_decay=0.0,
@@ -65,9 +67,12 @@ def make_recipe(plain: bool, given: dict[str, Any], unfreeze: str = "none") -> R
         raise InputError("--stage-lr is for unfrozen stages: leave it out, or give --unfreeze layer4")
     recipe = replace(base, **given)
     if recipe.views == 0 or unfreeze != "none":
-        if given.get("coarse"):
-            raise InputError("--coarse needs cached maps (--views 1 or more) and a frozen backbone: leave it out")
-        recipe = replace(recipe, coarse=0.0)
+        for name in ("coarse", "channels"):
+            if given.get(name):
+                raise InputError(
+                    f"{option(name)} needs cached maps (--views 1 or more) and a frozen backbone: leave it out"
+                )
+        recipe = replace(recipe, coarse=0.0, channels=0)
     ranges = {"label_smoothing": (0, 1), "dropout": (0, 1), "channel_dropout": (0, 1), "coarse": (0, 1)}
     for name in given:
         low, high = ranges.get(name, (0, math.inf))

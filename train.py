@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from backbone import Int8Model, Precision, backbone_maker, frozen_id, pick_backb
 from console import run_script
 from dataset import ActionData, find_root, read_dataset
 from device import pick_device, pick_precision, pick_workers, return_memory
+from directions import Directions, along
 from errors import InputError
 from features import FeatureStore, check_disk, hold
 from feeds import CachedFeed, PictureFeed
@@ -67,7 +68,9 @@ class Args:
     """Side of the square that pictures are brought to, in pixels, a multiple of 32. Default 320; with --recipe plain
     and --backbone 224."""
     views: int | None = None
-    """Cached views of a training picture: middle, random crop, whole, then more crops; 0: no cache. Default 4."""
+    """Cached views of a training picture: middle, random crop, whole, then more crops; 0: no cache. Default 1."""
+    channels: int | None = None
+    """Channels of the cached maps: leading directions of all, for which the head is in the end; 0: all. Default 512."""
     batch_size: int | None = None
     """Default 128."""
     lr: float | None = None
@@ -81,7 +84,7 @@ class Args:
     dropout: float | None = None
     """Share of the 256 pooled features dropped. Default 0.5."""
     channel_dropout: float | None = None
-    """Share of the 2048 map channels dropped. Default 0.2."""
+    """Share of the maps' channels dropped. Default 0.1."""
     mixup: float | None = None
     """Alpha of mixup on what the head gets (--views 0: on pictures); 0: off. Default 0."""
     coarse: float | None = None
@@ -114,6 +117,8 @@ class Args:
         """Returns the recipe, with what was given in place of its defaults. Raises: InputError on a contradiction."""
         given = {name: getattr(self, name) for name in recipe_fields(self)}
         recipe = make_recipe(self.recipe == "plain", given, self.unfreeze)
+        if self.backbone != RESNET and self.channels is None:
+            recipe = replace(recipe, channels=0)  # nobody measured what it costs
         if recipe.views == 0 and self.precision == "int8":
             raise InputError("--precision int8 needs cached maps: give --views 1 or more, or another precision")
         if self.epochs is not None and self.epochs <= 0:
@@ -330,13 +335,21 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
     if job.recipe.views == 0:
         options = (args.image_size, job.recipe.batch_size, workers, args.seed)
         return PictureFeed(model, split.train, split.val, classes, *options)
-    network = frozen_id(job.weights.sha256, args.unfreeze)
-    int8 = Int8Model(args.cache, network, job.data.name, args.image_size)
+    network = (args.cache, frozen_id(job.weights.sha256, args.unfreeze), job.data.name, args.image_size)
+    int8 = Int8Model(*network)
     make, job.maps = backbone_maker(model.frozen, job.device, job.precision, int8, lambda: split.train, args.compile)
+    kind, channels = job.maps, model.map_shape(args.image_size)[0]
+    if 0 < job.recipe.channels < channels:
+        directions = Directions(*network, job.recipe.channels)
+        with parallel.first_alone():
+            directions.fit(make, split.train)
+        model.narrow(directions.load())
+        make, kind, channels = along(make, model.directions), f"{kind}, {directions.name}", directions.count
     stores, parts = [], []
     for view in range(job.recipe.views):
         size = model.crop_size(args.image_size) if view else args.image_size
-        stores.append(FeatureStore(args.cache, network, view, size, job.maps, model.map_shape(size)))
+        maps = (channels, model.map_shape(size)[1])
+        stores.append(FeatureStore(*network[:2], view, size, kind, maps))
         samples = split.train + (split.val if view == 0 else [])
         parts.append((samples, [job.scans[sample.name].sha256 for sample in samples]))
     check_disk(stores, [digests for _, digests in parts])

@@ -1,0 +1,61 @@
+"""Maps with fewer channels: the right ones, found once, and a head that is one for all channels."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from backbone import Backbone
+from dataset import read_dataset
+from directions import Directions, along
+from model import ActionNet
+
+
+def made_of(columns: Tensor) -> Callable[[int, int], Backbone]:
+    """A backbone whose maps (B, C, 2, 2) are the pixels' cells, mixed by columns (C, 12)."""
+
+    def backbone(images: Tensor) -> Tensor:
+        cells = (
+            torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, 4).unflatten(2, (2, 2)).unflatten(4, (2, 2))
+        )
+        return torch.einsum("ck,bkhw->bchw", columns, cells.permute(0, 1, 3, 5, 2, 4).flatten(1, 3))
+
+    return lambda count, size: backbone
+
+
+def test_directions_hold_what_the_maps_vary_in_and_are_found_once(kaggle: Path, tmp_path: Path) -> None:
+    samples = read_dataset(kaggle).train
+    mixed = torch.randn(40, 12, generator=torch.Generator().manual_seed(0))
+    make = made_of(mixed)
+    directions = Directions(tmp_path, "w", "kaggle", 64, 12)
+    directions.fit(make, samples)
+    columns, name = directions.load(), directions.name
+    torch.testing.assert_close(columns.T @ columns, torch.eye(12), rtol=0, atol=1e-5)
+    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    whole, narrow = make(3, 64)(images), along(make, columns)(3, 64)(images)
+    assert narrow.shape == (3, 12, 2, 2)
+    torch.testing.assert_close(torch.einsum("ck,bkhw->bchw", columns, narrow), whole, rtol=1e-3, atol=1e-4)
+    energy = narrow.square().sum((0, 2, 3))
+    assert energy.max() < 0.5 * energy.sum()  # no direction alone holds most: dropout would find it
+    directions.fit(make, samples[:1])  # there is nothing left to do
+    assert Directions(tmp_path, "w", "kaggle", 64, 12).name == name
+    assert not Directions(tmp_path, "other weights", "kaggle", 64, 12).file.exists()
+
+
+def test_a_narrow_head_is_a_head_for_all_channels() -> None:
+    torch.manual_seed(0)
+    model, wide = ActionNet(3).eval(), ActionNet(3).eval()
+    start = model.conv1.weight.clone()
+    columns = torch.linalg.qr(torch.randn(2048, 16)).Q
+    model.narrow(columns)
+    assert model.conv1.weight.shape == (512, 16, 3, 3)
+    state = model.wide(model.state_dict())
+    torch.testing.assert_close(
+        state["conv1.weight"], torch.einsum("ochw,ck,dk->odhw", start, columns, columns), rtol=0, atol=1e-6
+    )
+    wide.load_state_dict(state)
+    maps = torch.randn(2, 2048, 3, 3)
+    along_columns = torch.einsum("ck,bchw->bkhw", columns, maps)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.rest(along_columns), wide.rest(maps), rtol=1e-4, atol=1e-5)
