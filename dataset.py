@@ -245,13 +245,14 @@ class EvalTransform:
         return cut(image, middle(*image.size, self.reach), self.size)
 
 
-def tta_views(size: int, smaller: int) -> list[EvalTransform]:
-    """The views over which test-time augmentation takes the mean: the usual one, a closer, a wider, and the whole.
+def tta_views(size: int, whole: int = 0) -> list[EvalTransform]:
+    """The views over which test-time augmentation takes the mean: the usual one, a closer and a wider one.
 
     Args:
-        smaller: the size in which training has seen the whole.
+        whole: where training has seen the whole, in what size; it is one more view then, and else would do harm.
     """
-    return [*(EvalTransform(size, reach) for reach in (1.0, 7 / 8, 5 / 4)), EvalTransform(smaller, math.inf)]
+    views = [EvalTransform(size, reach) for reach in (1.0, 7 / 8, 5 / 4)]
+    return [*views, EvalTransform(whole, math.inf)] if whole else views
 
 
 def middle(width: int, height: int, reach: float = 1.0) -> tuple[float, float, float, float]:

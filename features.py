@@ -30,15 +30,16 @@ from model import MAP_CHANNELS, STRIDE
 
 BATCH = 128  # pictures
 SMALLEST_CROP = 0.35  # of the area: a cached crop comes back every epoch, and should show the action each time
+WHOLE = 2  # the view
 FORMAT = 3  # to be raised when the same recipe would give other numbers
 
 
 def view_transform(view: int, size: int) -> Transform:
-    """View 0 is the one of evaluation, 2 the whole squeezed to a square, 1, 3, 4, … are random crops, each another.
+    """View 0 is the one of evaluation, `WHOLE` the whole squeezed to a square, the others random crops, each another.
 
     Flips are left to the maps, where they cost nothing: a view stands for its mirror image too.
     """
-    others = {0: EvalTransform(size), 2: EvalTransform(size, math.inf)}
+    others = {0: EvalTransform(size), WHOLE: EvalTransform(size, math.inf)}
     return others.get(view) or TrainTransform(size, SMALLEST_CROP, flip=False)
 
 

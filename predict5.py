@@ -36,6 +36,7 @@ from device import pick_device, pick_precision, pick_workers
 from errors import InputError
 from evaluation import Test, answers
 from examples import check_part
+from features import WHOLE
 from files import write_csv, write_json
 from metrics import summarise
 from model import ActionNet
@@ -58,7 +59,7 @@ class Args:
     csv: Path | None = None
     """With pictures: also write the table here."""
     tta: bool = False
-    """Test-time augmentation: the mean over four views and their mirror images; once, looks at validation for it."""
+    """Test-time augmentation: the mean over several views and their mirror images; once, looks at validation for it."""
     seed: int = 0
     """Chooses the five pictures of pred.png."""
     batch_size: int = 128
@@ -91,8 +92,8 @@ class Predictor:
     @property
     def views(self) -> list[EvalTransform]:
         """What --tta looks at; without it, the first alone counts."""
-        size = self.record["image_size"]
-        return tta_views(size, self.model.crop_size(size))
+        size, seen = self.record["image_size"], self.record["recipe"]["views"] > WHOLE
+        return tta_views(size, self.model.crop_size(size) if seen else 0)
 
     def __call__(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         """Logits (N, K) and class indices (N,) of pictures, -1 where unlabelled.

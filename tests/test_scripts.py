@@ -139,10 +139,10 @@ def test_tta_is_the_mean_over_views_and_mirror_images(
     about = json.loads((run / "tta.json").read_text())
     image, shares = load_image(image_of(row)), []
     with torch.inference_mode():
-        for view in tta_views(64, 64):
+        for view in tta_views(64):
             maps = model.base_model(normalise(view(image))[None])
             shares += [model.head(way)[0].softmax(0) for way in (maps, maps.flip(-1))]
-    assert len(shares) == 8
+    assert len(shares) == 6
     mean = torch.stack(shares).mean(0)
     expected = (mean.log() / about["temperature"]).softmax(0)
     assert float(row["probability"]) == pytest.approx(expected.max().item(), abs=1e-4)
@@ -153,6 +153,13 @@ def test_tta_is_the_mean_over_views_and_mirror_images(
     predict5.main(predict5.Args(run="a", tta=True, precision="fp32", images=(image_of(row),)))
     assert (run / "tta.json").stat().st_mtime_ns == before
     assert f"{row['predicted']} {float(row['probability']):.2f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("views", "whole"), [(2, False), (3, True)])
+def test_tta_looks_at_the_whole_where_training_did(views: int, whole: bool) -> None:
+    record = {"image_size": 320, "recipe": {"views": views}}
+    predictor = predict5.Predictor(predict5.Args(), Path(), ActionNet(2), record, {}, torch.device("cpu"))
+    assert [view.size for view in predictor.views] == [320, 320, 320] + [256] * whole
 
 
 def image_of(row: dict[str, str]) -> Path:
