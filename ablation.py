@@ -20,6 +20,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from console import run_script
+from directions import DIRECTIONS_FORMAT
 from errors import InputError
 from features import FORMAT
 from files import write_json, write_text
@@ -27,9 +28,9 @@ from recipe import IMAGE_SIZE, Recipe
 
 OF_224 = ("--image-size", "224")
 NOT_REGULARISED = ("--channel-dropout", "0", "--dropout", "0", "--label-smoothing", "0")
-ALL = ("--channels", "0", "--channel-dropout", "0.2")
-DEFAULT, FOUR_VIEWS = "default", "all channels, four views"  # rows; as values of --head, their runs of the same seed
-TUNING = ("--epochs", "5", "--lr", "3e-4", "--stage-lr", "0.3", "--views", "4", "--channel-dropout", "0.2")
+ALL = ("--channels", "0")
+DEFAULT, FOUR_VIEWS = "default", "all channels, four views"  # rows
+TUNING = ("--epochs", "5", "--lr", "3e-4", "--stage-lr", "0.3", "--views", "4")
 ROWS: dict[str, tuple[str, ...]] = {
     "plain head": (*OF_224, *NOT_REGULARISED, "--channels", "0", "--coarse", "0", "--warmup", "0"),
     DEFAULT: (),
@@ -46,7 +47,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "224 pixels": OF_224,
     "224 pixels, all channels": (*OF_224, *ALL),
     "224 pixels, all channels, float32 maps": (*OF_224, *ALL, "--precision", "fp32"),
-    "layer4 unfrozen": ("--head", FOUR_VIEWS, *TUNING, "--unfreeze", "layer4"),
+    "layer4 unfrozen": ("--head", FOUR_VIEWS, *TUNING, "--unfreeze", "layer4"),  # its run of the same seed
 }
 SEVERAL = (  # rows that get all seeds; the others get the first
     "plain head",
@@ -135,7 +136,7 @@ def find_run(args: Args, row: str, seed: int) -> tuple[Path, list[str]]:
     options = [*shlex.split(args.options), *ROWS[row]]
     if "--head" in options:
         options[options.index("--head") + 1] = find_run(args, FOUR_VIEWS, seed)[0].name
-    parts = (tuple(options), args.data and args.data.resolve(), Recipe(), IMAGE_SIZE, FORMAT)
+    parts = (tuple(options), args.data and args.data.resolve(), Recipe(), IMAGE_SIZE, FORMAT, DIRECTIONS_FORMAT)
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()
     return args.results / f"ablation_{re.sub(r'[^a-z0-9]+', '_', row)}_{seed}_{digest[:6]}", options
 

@@ -102,7 +102,9 @@ def load_last(run: Path, model: ActionNet, device: torch.device) -> dict[str, An
 
 
 def load_head(path: Path, model: ActionNet, head: dict[str, Any]) -> None:
-    if head.keys() != model.trained_state().keys():
+    if {name: value.shape for name, value in head.items()} != {
+        name: value.shape for name, value in model.trained_state().items()
+    }:
         raise InputError(f"{path}: belongs to another network")
     model.load_state_dict(head, strict=False)
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from backbone import Backbone, halving
 from dataset import EvalTransform, HarDataset, Sample
+from errors import InputError, first_line
 from files import write_whole
 
-PICTURES = 256
+PICTURES = 256  # at least, where there are so many
 BATCH = 32
-DIRECTIONS_FORMAT = 1  # to be raised when the same pictures would give other directions
+DIRECTIONS_FORMAT = 2  # to be raised when the same pictures would give other directions
 
 
 class Directions:
@@ -29,7 +30,7 @@ class Directions:
     Args:
         folder: the cache folder.
         network: digest of the weights, and where the frozen part ends (`backbone.frozen_id`).
-        dataset: the dataset's name.
+        dataset: what tells the dataset from others, whose directions would be others.
         size: side of the square pictures in pixels.
         count: how many.
     """
@@ -41,11 +42,14 @@ class Directions:
     @property
     def name(self) -> str:
         """What maps along these directions are called by."""
-        return f"{self.count} directions {hashlib.sha256(self.file.read_bytes()).hexdigest()}"
+        return f"{self.count} directions {hashlib.sha256(self.load().contiguous().numpy().tobytes()).hexdigest()}"
 
     def load(self) -> Tensor:
-        """Orthonormal columns (C, count)."""
-        return torch.load(self.file, weights_only=True)
+        """Orthonormal columns (C, count). Raises: InputError where the file is damaged."""
+        try:
+            return torch.load(self.file, weights_only=True)
+        except Exception as error:  # of many kinds
+            raise InputError(f"{self.file}: damaged ({first_line(error)}); delete it") from error
 
     def fit(self, make: Callable[[int, int], Backbone], samples: Sequence[Sample]) -> None:
         """Finds them in the maps of some of the samples, unless the file is there.
@@ -59,7 +63,7 @@ class Directions:
         with FileLock(self.file.with_suffix(".lock")):
             if self.file.exists():
                 return
-            some = samples[:: max(1, len(samples) // PICTURES)][:PICTURES]
+            some = samples[:: max(1, len(samples) // PICTURES)]
             pictures, backbone = HarDataset(some, [], EvalTransform(self.size)), make(len(some), self.size)
             moment = torch.zeros(())
             for start in range(0, len(some), BATCH):

@@ -51,7 +51,7 @@ class FeatureStore:
         network: digest of the weights, and where the frozen part ends (`backbone.frozen_id`).
         view: see `view_transform`.
         size: side of the square picture in pixels.
-        precision: what the backbone computes in; of an int8 model, its digest too.
+        precision: what the backbone computes in; of an int8 model, its digest too, and that of directions.
         maps: channels and side of the maps; without it, those of ResNet-50.
     """
 
@@ -204,7 +204,7 @@ def check_disk(stores: Sequence[FeatureStore], digests: Sequence[Sequence[str]])
     if need > free:
         raise InputError(
             f"{folder}: {need / 1e9:.1f} GB of feature maps are to be written and {free / 1e9:.1f} GB are "
-            "free; give another disk with --cache, or --views 1, or --views 0 for no cache"
+            "free; give another disk with --cache, fewer --views or --channels, or --views 0 for no cache"
         )
 
 

@@ -32,15 +32,15 @@ def resnet50_with_stride_on(conv: str) -> ResNet:
 
 
 class MapConv2d(nn.Conv2d):
-    """A 3x3 convolution (padding 1, stride 1), whose batches a CPU computes in float32 with a third of the products.
+    """A 3x3 convolution (padding 1, stride 1), whose batches a CPU computes in float32 with few of the products.
 
     That is faster than in bfloat16 with all of them, but where there are matrix units for it. For few maps the kernels'
     transform costs more than it saves; many go in parts, or, where gradients would keep all parts, PyTorch's way.
     """
 
     LEAST = 512  # positions
-    MOST = 43_000  # products a channel pair with gradients; of 2048 channels, their inputs take 350 MB
-    PART = 26_000  # and at a time without gradients
+    MOST = 88_000_000  # transformed inputs with gradients, which take 350 MB
+    PART = 26_000  # products a channel pair at a time without gradients
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
@@ -52,7 +52,7 @@ class MapConv2d(nn.Conv2d):
         of_one = best_tile(h, w).products(h, w)
         if not torch.is_grad_enabled() and of_one <= self.PART:
             return torch.cat([conv3x3(part, self.weight, self.bias) for part in x.split(self.PART // of_one)])
-        if b * of_one <= self.MOST:
+        if b * of_one * self.in_channels <= self.MOST:
             return conv3x3(x, self.weight, self.bias)
         return super().forward(x)
 
@@ -75,11 +75,12 @@ class ActionNet(nn.Module):
         num_classes: K, how many logits come out.
         stride_on: see `resnet50_with_stride_on`.
         dropout: share of the 256 pooled features dropped in training.
-        channel_dropout: share of the 2048 map channels dropped in training, each as a whole.
+        channel_dropout: share of the map channels dropped in training, each as a whole.
         unfreeze: the first stage that is trained, "layer1" to "layer4"; "none": the head alone.
         backbone: another one than ResNet-50 (see `other_backbones`), for pictures of `size` pixels.
 
     Attributes:
+        directions: where the head takes maps along these, not of all channels, orthonormal columns (see `narrow`).
         temperature: what `probabilities` divides logits by; fitted on validation (`trust.fit_temperature`).
     """
 
@@ -153,7 +154,7 @@ class ActionNet(nn.Module):
         return self.head(self.base_model[self.cut :](maps))
 
     def head(self, maps: Tensor) -> Tensor:
-        """Backbone maps (B, 2048, h, w) to logits (B, K)."""
+        """Backbone maps (B, C, h, w) to logits (B, K)."""
         x = self.channel_dropout(maps)
         x = self.relu1(self.bn1(self.conv1(x)))  # (B, 512, h, w)
         x = self.relu2(self.bn2(self.conv2(x)))  # (B, 256, h, w)

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +84,7 @@ class Args:
     dropout: float | None = None
     """Share of the 256 pooled features dropped. Default 0.5."""
     channel_dropout: float | None = None
-    """Share of the maps' channels dropped. Default 0.1."""
+    """Share of the maps' channels dropped; where they have all 2048, 0.2. Default 0.1."""
     mixup: float | None = None
     """Alpha of mixup on what the head gets (--views 0: on pictures); 0: off. Default 0."""
     coarse: float | None = None
@@ -116,9 +116,9 @@ class Args:
     def resolve(self) -> Recipe:
         """Returns the recipe, with what was given in place of its defaults. Raises: InputError on a contradiction."""
         given = {name: getattr(self, name) for name in recipe_fields(self)}
-        recipe = make_recipe(self.recipe == "plain", given, self.unfreeze)
         if self.backbone != RESNET and self.channels is None:
-            recipe = replace(recipe, channels=0)  # nobody measured what it costs
+            given["channels"] = 0  # nobody measured what fewer cost
+        recipe = make_recipe(self.recipe == "plain", given, self.unfreeze)
         if recipe.views == 0 and self.precision == "int8":
             raise InputError("--precision int8 needs cached maps: give --views 1 or more, or another precision")
         if self.epochs is not None and self.epochs <= 0:
@@ -153,6 +153,7 @@ class Job:
     device: torch.device
     precision: str  # of the backbone
     seconds: dict[str, float]
+    directions: str = ""  # of the feature maps, where they hold few channels
     maps: str = ""  # what the feature maps were computed in; of an int8 model, its digest too
     stores: tuple[str, ...] = ()  # names of the folders of the feature maps, which digest all that made them
 
@@ -254,6 +255,7 @@ def resumed_arguments(args: Args) -> Args:
     """The interrupted run's own arguments; only places and devices may be given anew."""
     run = checkpoint.find_run(args.results, args.run, checkpoint.LAST)
     stored = checkpoint.read_checkpoint(run / checkpoint.LAST, torch.device("cpu"))["arguments"]
+    stored = {"channels": 0} | stored  # runs of before there were directions
     for field in fields(Args):
         given, own = getattr(args, field.name), stored.get(field.name, field.default)
         if field.name in RESUME_FREE:
@@ -340,11 +342,14 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
     make, job.maps = backbone_maker(model.frozen, job.device, job.precision, int8, lambda: split.train, args.compile)
     kind, channels = job.maps, model.map_shape(args.image_size)[0]
     if 0 < job.recipe.channels < channels:
-        directions = Directions(*network, job.recipe.channels)
+        about = f"{job.data.name}: {', '.join(classes)}"
+        directions = Directions(*network[:2], about, args.image_size, job.recipe.channels)
         with parallel.first_alone():
             directions.fit(make, split.train)
+        job.directions = directions.name
+        parallel.check_same(job.directions, "the directions (--cache)")
         model.narrow(directions.load())
-        make, kind, channels = along(make, model.directions), f"{kind}, {directions.name}", directions.count
+        make, kind, channels = along(make, model.directions), f"{kind}, {job.directions}", directions.count
     stores, parts = [], []
     for view in range(job.recipe.views):
         size = model.crop_size(args.image_size) if view else args.image_size
@@ -383,6 +388,7 @@ def describe_run(job: Job) -> dict[str, Any]:
         "arguments": plain_arguments(job.args),
         "device": str(job.device),
         "precision": job.maps or job.precision,
+        "directions": job.directions,
         "processes": parallel.world(),
         "versions": checkpoint.versions(),
         "commit": checkpoint.commit(),

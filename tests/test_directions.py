@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from backbone import Backbone
-from dataset import read_dataset
+from dataset import Sample, read_dataset
 from directions import Directions, along
+from errors import InputError
 from model import ActionNet
 
 
@@ -38,9 +41,30 @@ def test_directions_hold_what_the_maps_vary_in_and_are_found_once(kaggle: Path, 
     torch.testing.assert_close(torch.einsum("ck,bkhw->bchw", columns, narrow), whole, rtol=1e-3, atol=1e-4)
     energy = narrow.square().sum((0, 2, 3))
     assert energy.max() < 0.5 * energy.sum()  # no direction alone holds most: dropout would find it
+    directions.file.write_bytes(b"half")
+    with pytest.raises(InputError, match=r"directions-.*: damaged .*; delete it"):
+        directions.load()
+    directions.file.unlink()
+    directions.fit(make, samples)
+    assert directions.name == name  # whatever process wrote the file
     directions.fit(make, samples[:1])  # there is nothing left to do
     assert Directions(tmp_path, "w", "kaggle", 64, 12).name == name
     assert not Directions(tmp_path, "other weights", "kaggle", 64, 12).file.exists()
+
+
+@pytest.mark.parametrize("count", [300, 767])
+def test_directions_are_those_of_pictures_from_the_whole_list(kaggle: Path, tmp_path: Path, count: int) -> None:
+    """Pictures may lie in the order of their classes."""
+    red, blue = (tmp_path / f"{colour}.png" for colour in ("red", "blue"))
+    for path in (red, blue):
+        Image.new("RGB", (64, 64), path.stem).save(path)
+    samples = [Sample("", red, "a")] * (count - 40) + [Sample("", blue, "b")] * 40
+    directions = Directions(tmp_path, "w", "sorted", 64, 2)
+    directions.fit(made_of(torch.eye(12)), samples)
+    maps = made_of(torch.eye(12))(1, 64)(torch.tensor([0, 0, 255]).view(1, 3, 1, 1).expand(1, 3, 64, 64))
+    columns = directions.load()
+    kept = torch.einsum("bchw,ck,dk->bdhw", maps, columns, columns)
+    torch.testing.assert_close(kept, maps, rtol=1e-3, atol=1e-3)  # what is blue is not lost
 
 
 def test_a_narrow_head_is_a_head_for_all_channels() -> None:

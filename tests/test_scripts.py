@@ -314,6 +314,7 @@ def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monke
         ({"views": 0, "coarse": 0.5}, r"--coarse needs cached maps"),
         ({"stage_lr": 0.5}, r"--stage-lr is for unfrozen stages"),
         ({"unfreeze": "layer4", "coarse": 0.5}, r"--coarse needs .* a frozen backbone"),
+        ({"views": 0, "channels": 64}, r"--channels needs cached maps"),
         ({"views": 0, "precision": "int8"}, r"--precision int8 needs cached maps"),
         ({"compile": True, "precision": "int8"}, r"--compile and --precision int8"),
         ({"image_size": 100}, r"--image-size 100: must be a multiple of 32"),
