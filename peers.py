@@ -170,6 +170,19 @@ def head_at_peak(side: int) -> Piece:
     return matrix_product(2 * conv1 + 3 * conv2)
 
 
+def head_contenders(side: int) -> dict[str, Callable[[Work], Piece]]:
+    few = Recipe().channels
+    pieces = {
+        "ours": lambda: head_steps(side, few),
+        "ours, all channels": lambda: head_steps(side),
+        "Winograd, PyTorch's memory": lambda: head_steps(side),
+        "PyTorch's convolutions, few channels": lambda: plain_head_steps(side, few),
+        "PyTorch's convolutions": lambda: plain_head_steps(side),
+        "matrix product, as all channels need": lambda: head_at_peak(side),
+    }
+    return {f"head, maps of {side}x{side}: {name}": lambda work, piece=piece: piece() for name, piece in pieces.items()}
+
+
 # The textbook recipe: pictures through backbone and head in every epoch.
 
 
@@ -273,18 +286,8 @@ CONTENDERS: dict[str, Callable[[Work], Piece]] = {
     "backbone: ONNX Runtime": onnx_runtime,
     "backbone: OpenVINO, its defaults": openvino_defaults,
     "backbone: matrix product of as many operations": backbone_at_peak,
-    "head, maps of 5x5: ours": lambda work: head_steps(5, Recipe().channels),
-    "head, maps of 5x5: ours, all channels": lambda work: head_steps(5),
-    "head, maps of 5x5: Winograd, PyTorch's memory": lambda work: head_steps(5),
-    "head, maps of 5x5: PyTorch's convolutions, few channels": lambda work: plain_head_steps(5, Recipe().channels),
-    "head, maps of 5x5: PyTorch's convolutions": lambda work: plain_head_steps(5),
-    "head, maps of 5x5: matrix product, as all channels need": lambda work: head_at_peak(5),
-    "head, maps of 10x10: ours": lambda work: head_steps(10, Recipe().channels),
-    "head, maps of 10x10: ours, all channels": lambda work: head_steps(10),
-    "head, maps of 10x10: Winograd, PyTorch's memory": lambda work: head_steps(10),
-    "head, maps of 10x10: PyTorch's convolutions, few channels": lambda work: plain_head_steps(10, Recipe().channels),
-    "head, maps of 10x10: PyTorch's convolutions": lambda work: plain_head_steps(10),
-    "head, maps of 10x10: matrix product, as all channels need": lambda work: head_at_peak(10),
+    **head_contenders(5),
+    **head_contenders(10),
     "plain training: tutorial loop": lambda work: tutorial(work, True),
     "plain training: ours, --recipe plain": plain_recipe,
     "plain validation: tutorial loop": lambda work: tutorial(work, False),

@@ -13,7 +13,7 @@ snapshots/.
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -26,7 +26,7 @@ import checkpoint
 import figures
 import parallel
 import sample_data
-from backbone import Int8Model, Precision, backbone_maker, frozen_id, pick_backbone_precision
+from backbone import Backbone, Int8Model, Precision, backbone_maker, frozen_id, pick_backbone_precision
 from console import run_script
 from dataset import ActionData, find_root, read_dataset
 from device import pick_device, pick_precision, pick_workers, return_memory
@@ -337,24 +337,15 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
     if job.recipe.views == 0:
         options = (args.image_size, job.recipe.batch_size, workers, args.seed)
         return PictureFeed(model, split.train, split.val, classes, *options)
-    network = (args.cache, frozen_id(job.weights.sha256, args.unfreeze), job.data.name, args.image_size)
-    int8 = Int8Model(*network)
+    network = frozen_id(job.weights.sha256, args.unfreeze)
+    int8 = Int8Model(args.cache, network, job.data.name, args.image_size)
     make, job.maps = backbone_maker(model.frozen, job.device, job.precision, int8, lambda: split.train, args.compile)
-    kind, channels = job.maps, model.map_shape(args.image_size)[0]
-    if 0 < job.recipe.channels < channels:
-        about = f"{job.data.name}: {', '.join(classes)}"
-        directions = Directions(*network[:2], about, args.image_size, job.recipe.channels)
-        with parallel.first_alone():
-            directions.fit(make, split.train)
-        job.directions = directions.name
-        parallel.check_same(job.directions, "the directions (--cache)")
-        model.narrow(directions.load())
-        make, kind, channels = along(make, model.directions), f"{kind}, {job.directions}", directions.count
+    make, kind, channels = few_channels(job, model, network, make)
     stores, parts = [], []
     for view in range(job.recipe.views):
         size = model.crop_size(args.image_size) if view else args.image_size
         maps = (channels, model.map_shape(size)[1])
-        stores.append(FeatureStore(*network[:2], view, size, kind, maps))
+        stores.append(FeatureStore(args.cache, network, view, size, kind, maps))
         samples = split.train + (split.val if view == 0 else [])
         parts.append((samples, [job.scans[sample.name].sha256 for sample in samples]))
     check_disk(stores, [digests for _, digests in parts])
@@ -369,6 +360,23 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
     ]
     coarse_epochs = job.recipe.coarse_epochs(args.epochs)
     return CachedFeed(model, stores, *rows, job.recipe.batch_size, coarse_epochs, args.seed, job.dtype)
+
+
+def few_channels(
+    job: Job, model: ActionNet, network: str, make: Callable[[int, int], Backbone]
+) -> tuple[Callable[[int, int], Backbone], str, int]:
+    """Brings network and backbone to the recipe's channels; returns its maker, its maps' kind and their channels."""
+    args, channels = job.args, model.map_shape(job.args.image_size)[0]
+    if not 0 < job.recipe.channels < channels:
+        return make, job.maps, channels
+    dataset = f"{job.data.name}: {', '.join(job.data.classes)}"
+    directions = Directions(args.cache, network, dataset, args.image_size, job.recipe.channels)
+    with parallel.first_alone():
+        directions.fit(make, job.split.train)
+    job.directions = directions.name
+    parallel.check_same(job.directions, "the directions (--cache)")
+    model.narrow(directions.load())
+    return along(make, model.directions), f"{job.maps}, {job.directions}", directions.count
 
 
 def describe_run(job: Job) -> dict[str, Any]:
