@@ -93,9 +93,8 @@ def test_two_processes_share_the_directions_of_few_channels(both: Path) -> None:
     (rows,) = (both / "narrow").glob("maps-*/rows.txt")
     assert rows.with_name("maps.bin").stat().st_size == len(rows.read_text().split()) * 2 * 2 * 48 * 2
     columns = torch.load(next((both / "narrow").glob("directions-*.pt")), weights_only=True)
-    kernels = checkpoint.load_model(both / "results" / "narrow", CPU)[
-        0
-    ].conv1.weight  # of all channels, yet in their span
+    model, _, _ = checkpoint.load_model(both / "results" / "narrow", CPU)
+    kernels = model.conv1.weight  # of all channels, yet in the span of the directions
     spanned = torch.einsum("ochw,ck,dk->odhw", kernels, columns, columns)
     torch.testing.assert_close(spanned, kernels, rtol=0, atol=1e-5)
 
