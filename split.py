@@ -10,7 +10,7 @@ from dataset import ActionData, Sample, class_counts
 from errors import InputError
 
 TEST_SHARE = 0.15  # of the labelled pictures, where no labelled test set comes with them
-VAL_SHARE = 0.20  # of what remains
+VAL_SHARE = 0.20  # of what remains, by default
 
 
 @dataclass
@@ -27,11 +27,12 @@ class Split:
         return {part: [sample.name for sample in samples] for part, samples in vars(self).items()}
 
 
-def split_data(data: ActionData, groups: Sequence[int], seed: int) -> Split:
-    """Splits a dataset. The test part is the labelled test set, else a held-out share; then train/val 80/20.
+def split_data(data: ActionData, groups: Sequence[int], seed: int, val_share: float = VAL_SHARE) -> Split:
+    """Splits a dataset. The test part is the labelled test set, else a held-out share; then training and validation.
 
     Args:
         groups: a number for each picture of `data.labelled`; copies share one (see `scan.group_duplicates`).
+        val_share: of what is not tested, validation's. The test part does not depend on it.
 
     Raises: InputError naming the class that is too small.
     """
@@ -44,7 +45,7 @@ def split_data(data: ActionData, groups: Sequence[int], seed: int) -> Split:
         pool = [sample for sample in pool if numbers[sample.name] not in taken]
     else:
         pool, test = hold_out(pool, numbers, TEST_SHARE, rng)
-    train, val = hold_out(pool, numbers, VAL_SHARE, rng)
+    train, val = hold_out(pool, numbers, val_share, rng)
     short = [name for name in data.classes if any(name not in {s.label for s in part} for part in (train, val))]
     if short:
         raise InputError(f"{data.root}: class {short[0]!r} is too small to split; give it more pictures or remove it")

@@ -37,9 +37,9 @@ from feeds import CachedFeed, PictureFeed
 from files import write_json, write_text
 from model import STRIDE, ActionNet, build_model
 from other_backbones import load_other
-from recipe import IMAGE_SIZE, TEXTBOOK_SIZE, Recipe, default_epochs, make_recipe, recipe_fields
+from recipe import IMAGE_SIZE, MANY_PICTURES, TEXTBOOK_SIZE, Recipe, default_epochs, make_recipe, recipe_fields
 from scan import Scan, check_pictures, group_duplicates
-from split import Split, describe, split_data
+from split import VAL_SHARE, Split, describe, split_data
 from training import State, best_epoch, fit, start
 from weights import RESNET, BackboneWeights, WeightsUnavailable, load_weights, random_weights
 
@@ -64,13 +64,16 @@ class Args:
     """Default 8; for fewer than 2,000 training pictures, and with --recipe plain, 20."""
     seed: int = 0
     """Decides the split, the head's start, the order and all that is random."""
+    val_share: float = VAL_SHARE
+    """Share of the pictures that are not tested which validation gets."""
     image_size: int | None = None
     """Side of the square that pictures are brought to, in pixels, a multiple of 32. Default 320; with --recipe plain
     and --backbone 224."""
     views: int | None = None
     """Cached views of a training picture: middle, random crop, whole, then more crops; 0: no cache. Default 1."""
     channels: int | None = None
-    """Channels of the cached maps: leading directions of all, for which the head is in the end; 0: all. Default 512."""
+    """Channels of the cached maps: leading directions of all, for which the head is in the end; 0: all. Default 512;
+    for fewer than 2,000 training pictures 0."""
     batch_size: int | None = None
     """Default 128."""
     lr: float | None = None
@@ -113,11 +116,14 @@ class Args:
     cache: Path = Path("data/cache")
     results: Path = Path("results")
 
-    def resolve(self) -> Recipe:
-        """Returns the recipe, with what was given in place of its defaults. Raises: InputError on a contradiction."""
+    def resolve(self, pictures: int = MANY_PICTURES) -> Recipe:
+        """Returns the recipe for so many training pictures, with what was given in place of its defaults.
+
+        Raises: InputError on a contradiction.
+        """
         given = {name: getattr(self, name) for name in recipe_fields(self)}
-        if self.backbone != RESNET and self.channels is None:
-            given["channels"] = 0  # nobody measured what fewer cost
+        if self.channels is None and (self.backbone != RESNET or pictures < MANY_PICTURES):
+            given["channels"] = 0  # nobody measured what fewer cost; to find directions would take longest
         recipe = make_recipe(self.recipe == "plain", given, self.unfreeze)
         if recipe.views == 0 and self.precision == "int8":
             raise InputError("--precision int8 needs cached maps: give --views 1 or more, or another precision")
@@ -129,6 +135,8 @@ class Args:
             raise InputError("--compile is for cached maps: leave it out, or give --views 1 or more")
         if self.compile and self.precision == "int8":
             raise InputError("--compile and --precision int8 are two engines for one backbone; give one of them")
+        if not 0 < self.val_share < 1:
+            raise InputError(f"--val-share {self.val_share}: must be between 0 and 1")
         for name, value in (("seed", self.seed), ("workers", self.workers or 0)):
             if value < 0:
                 raise InputError(f"--{name} {value}: must not be below 0")
@@ -227,7 +235,8 @@ def prepare(args: Args, device: torch.device, begun: str) -> Job:
         groups = range(len(data.labelled))
         if not args.ignore_copies:
             groups = group_duplicates([scans[sample.name] for sample in data.labelled])
-        split = split_data(data, groups, args.seed)
+        split = split_data(data, groups, args.seed, args.val_share)
+    recipe = args.resolve(len(split.train))
     if args.epochs is None:
         args.epochs = default_epochs(recipe, len(split.train))
     count = recipe.views * len(split.train) + len(split.val)

@@ -20,6 +20,7 @@ from weights import BackboneWeights, WeightsUnavailable, load_weights, random_we
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = ("--weights", "random", "--image-size", "64", "--precision", "fp32")
+NARROW = (*SMALL, "--channels", "64")  # as few of all as the default takes for many pictures
 Script = Callable[..., subprocess.CompletedProcess]
 
 
@@ -100,7 +101,7 @@ def script() -> Script:
 def trained(tmp_path_factory: pytest.TempPathFactory, script: Script) -> Path:
     """A folder where `train.py` ran without any dataset, then `predict5.py`."""
     folder = tmp_path_factory.mktemp("work")
-    for name, arguments in (("train.py", (*SMALL, "--epochs", 4, "--run", "a", "--snapshots")), ("predict5.py", ())):
+    for name, arguments in (("train.py", (*NARROW, "--epochs", 4, "--run", "a", "--snapshots")), ("predict5.py", ())):
         done = script(folder, name, *arguments)
         assert done.returncode == 0, done.stderr
         (folder / f"{name}.out").write_text(done.stdout, encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, SMALL, Script, picture, write_rows
+from conftest import NARROW, REPOSITORY, Script, picture, write_rows
 from PIL import Image
 from sklearn.metrics import f1_score
 
@@ -188,7 +188,7 @@ def test_predict5_answers_for_any_pictures(
 
 def test_interrupted_run_goes_on_as_if_never_stopped(trained: Path) -> None:
     """A second process is killed after its second epoch; --resume then writes the numbers of the run that was not."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), *SMALL, "--epochs", "4", "--run", "cut"]
+    command = [sys.executable, str(REPOSITORY / "train.py"), *NARROW, "--epochs", "4", "--run", "cut"]
     metrics = trained / "results" / "cut" / "metrics.jsonl"
     with subprocess.Popen(command, cwd=trained, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not (metrics.exists() and len(lines_of(metrics)) >= 2):
@@ -210,7 +210,7 @@ def test_second_run_reuses_the_features(
 ) -> None:
     monkeypatch.chdir(trained)
     before = {path: path.stat().st_mtime_ns for path in Path("data/cache").glob("maps-*/maps.bin")}
-    train.main(small(run="b", epochs=1, seed=0))
+    train.main(small(run="b", epochs=1, seed=0, channels=64))
     assert len(before) == Recipe().views
     assert before == {path: path.stat().st_mtime_ns for path in Path("data/cache").glob("maps-*/maps.bin")}
     with pytest.raises(InputError, match=r"results/b exists; give another name, or --resume"):
@@ -306,6 +306,18 @@ def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monke
     assert not list(Path("data/cache").glob("maps-*"))
 
 
+def test_a_small_set_trains_on_all_channels_and_parts_go_by_their_share(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train.main(small(data=sample, epochs=1, run="s", val_share=0.4))
+    best = json.loads(Path("results/s/best.json").read_text())
+    assert (best["recipe"]["channels"], best["recipe"]["channel_dropout"], best["directions"]) == (0, 0.2, "")
+    assert [best["split"][part] for part in ("train", "val", "test")] == [60, 45, 15]
+    assert train.Args().resolve(2000).channels == 512
+    assert train.Args(channels=64).resolve(10).channels == 64
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -322,6 +334,7 @@ def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monke
         ({"epochs": 0}, r"--epochs 0: must be above 0"),
         ({"run": "a/b"}, r"--run a/b: a name of letters"),
         ({"run": ".."}, r"--run ..: a name of letters"),
+        ({"val_share": 1.0}, r"--val-share 1.0: must be between 0 and 1"),
         ({"seed": -1}, r"--seed -1: must not be below 0"),
         ({"weights": "nothing.pth"}, r"nothing.pth: no such file"),
         ({"device": "cuda:99"}, r"--device cuda:99"),

@@ -80,6 +80,8 @@ def test_shares_strata_and_seed() -> None:
     assert len(set.union(*names)) == 300
     assert split_data(data, list(range(300)), seed=1).names() == split.names()
     assert split_data(data, list(range(300)), seed=2).names() != split.names()
+    larger = split_data(data, list(range(300)), seed=1, val_share=0.1)
+    assert (larger.test, len(larger.val)) == (split.test, 25)  # of 170 and 85
 
 
 def test_no_group_on_two_sides() -> None:
