@@ -231,10 +231,12 @@ class EvalTransform:
     Args:
         reach: how far the middle goes along the longer side, in shorter sides. 1: a square as high or wide as the
             picture; below 1, a smaller one; infinite: the whole.
+        mirrored: whether left and right change places in the end.
     """
 
     size: int
     reach: float = 1.0
+    mirrored: bool = False
 
     @property
     def least(self) -> int:
@@ -242,7 +244,8 @@ class EvalTransform:
         return math.ceil(2 * self.size / min(1, self.reach))
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return cut(image, middle(*image.size, self.reach), self.size)
+        square = cut(image, middle(*image.size, self.reach), self.size)
+        return square.flip(-1) if self.mirrored else square
 
 
 def tta_views(size: int, whole: int = 0) -> list[EvalTransform]:

@@ -34,13 +34,15 @@ WHOLE = 2  # the view
 FORMAT = 3  # to be raised when the same recipe would give other numbers
 
 
-def view_transform(view: int, size: int) -> Transform:
+def view_transform(view: int, size: int, early: bool = False) -> Transform:
     """View 0 is the one of evaluation, `WHOLE` the whole squeezed to a square, the others random crops, each another.
 
-    Flips are left to the maps, where they cost nothing: a view stands for its mirror image too.
+    Maps of the whole backbone are mirrored themselves, where it costs nothing: a view stands for its mirror image too.
+    `early` ones hold edges, whose mirror images are other channels' matter, so that the whole and half of the crops
+    are mirrored as pictures.
     """
-    others = {0: EvalTransform(size), WHOLE: EvalTransform(size, math.inf)}
-    return others.get(view) or TrainTransform(size, SMALLEST_CROP, flip=False)
+    others = {0: EvalTransform(size), WHOLE: EvalTransform(size, math.inf, mirrored=early)}
+    return others.get(view) or TrainTransform(size, SMALLEST_CROP, flip=early)
 
 
 class FeatureStore:
@@ -53,6 +55,7 @@ class FeatureStore:
         size: side of the square picture in pixels.
         precision: what the backbone computes in; of an int8 model, its digest too, and that of directions.
         maps: channels and side of the maps; without it, those of ResNet-50.
+        early: whether they come from before the backbone's end (see `view_transform`).
     """
 
     def __init__(
@@ -63,10 +66,11 @@ class FeatureStore:
         size: int,
         precision: str,
         maps: tuple[int, int] | None = None,
+        early: bool = False,
     ) -> None:
-        self.view, self.size = view, size
+        self.view, self.size, self.early = view, size, early
         channels, self.side = maps or (MAP_CHANNELS, size // STRIDE)
-        self.transform = view_transform(view, size)
+        self.transform = view_transform(view, size, early)
         recipe = {
             "format": FORMAT,
             "weights": network,
@@ -227,8 +231,8 @@ def map_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields this process's part of each batch: (maps (B, C, h, w) channels last, targets (B,)).
 
-    With a generator, in random order, each picture in one of the stores' views, half of them mirrored, of larger maps a
-    random window of the smallest store's side; without, in the given order from the first store. `coarse` > 0 averages
+    With a generator, in random order, each picture in one of the stores' views, half of them mirrored (but early maps),
+    of larger maps a random window of the smallest store's side; without, in the given order from the first store. `coarse` > 0 averages
     whole maps down to that side.
     """
     labels = torch.tensor(targets)
@@ -241,7 +245,7 @@ def map_batches(
         corners = torch.zeros(size, 2)
         if generator is not None:  # drawn for the whole batch, so that they do not depend on the number of processes
             views = torch.randint(len(stores), (size,), generator=generator)
-            mirrored = torch.rand(size, generator=generator) < 0.5
+            mirrored = (torch.rand(size, generator=generator) < 0.5) & (not stores[0].early)
             corners = torch.rand(size, 2, generator=generator)
         chosen, views, mirrored, corners = batch[own], views[own], mirrored[own], corners[own]
         maps = torch.empty(len(chosen), side * side, stores[0].row_shape[1], dtype=dtype, device=device)

@@ -9,6 +9,7 @@ from errors import InputError
 IMAGE_SIZE = 320  # pixels
 TEXTBOOK_SIZE = 224  # which most ImageNet networks were made for
 EPOCHS = 20
+VIEWS_UNFROZEN = 4  # a trained stage learns views by heart
 OF_ALL = 0.2  # channel dropout where maps have all channels
 FEW_EPOCHS, MANY_PICTURES = 8, 2000  # so many pictures make enough steps in fewer epochs
 
@@ -74,6 +75,8 @@ def make_recipe(plain: bool, given: dict[str, Any], unfreeze: str = "none") -> R
                     f"{option(name)} needs cached maps (--views 1 or more) and a frozen backbone: leave it out"
                 )
         recipe = replace(recipe, coarse=0.0, channels=0)
+    if unfreeze != "none" and "views" not in given and not plain:
+        recipe = replace(recipe, views=VIEWS_UNFROZEN)
     if recipe.channels == 0 and not plain and "channel_dropout" not in given:
         recipe = replace(recipe, channel_dropout=OF_ALL)
     ranges = {"label_smoothing": (0, 1), "dropout": (0, 1), "channel_dropout": (0, 1), "coarse": (0, 1)}

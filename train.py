@@ -354,7 +354,7 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
     for view in range(job.recipe.views):
         size = model.crop_size(args.image_size) if view else args.image_size
         maps = (channels, model.map_shape(size)[1])
-        stores.append(FeatureStore(args.cache, network, view, size, kind, maps))
+        stores.append(FeatureStore(args.cache, network, view, size, kind, maps, args.unfreeze != "none"))
         samples = split.train + (split.val if view == 0 else [])
         parts.append((samples, [job.scans[sample.name].sha256 for sample in samples]))
     check_disk(stores, [digests for _, digests in parts])
