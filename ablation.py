@@ -29,11 +29,13 @@ from recipe import IMAGE_SIZE, Recipe
 OF_224 = ("--image-size", "224")
 NOT_REGULARISED = ("--channel-dropout", "0", "--dropout", "0", "--label-smoothing", "0")
 ALL = ("--channels", "0")
-DEFAULT, FOUR_VIEWS = "default", "all channels, four views"  # rows
-TUNING = ("--epochs", "5", "--lr", "3e-4", "--stage-lr", "0.3", "--views", "4")
+LESS_VAL = ("--val-share", "0.06")
+DEFAULT, MORE = "default", "default, 6 % for validation"  # rows
+TUNING = ("--unfreeze", "layer4", "--epochs", "5", "--lr", "3e-4", "--stage-lr", "0.3")
 ROWS: dict[str, tuple[str, ...]] = {
     "plain head": (*OF_224, *NOT_REGULARISED, "--channels", "0", "--coarse", "0", "--warmup", "0"),
     DEFAULT: (),
+    MORE: LESS_VAL,
     "two views": ("--views", "2"),
     "with mixup": ("--mixup", "0.2"),
     "without channel dropout": ("--channel-dropout", "0"),
@@ -43,21 +45,27 @@ ROWS: dict[str, tuple[str, ...]] = {
     "copies ignored": ("--ignore-copies",),
     "all channels": ALL,
     "all channels, two views": (*ALL, "--views", "2"),
-    FOUR_VIEWS: (*ALL, "--views", "4"),
+    "all channels, four views": (*ALL, "--views", "4"),
     "224 pixels": OF_224,
     "224 pixels, all channels": (*OF_224, *ALL),
     "224 pixels, all channels, float32 maps": (*OF_224, *ALL, "--precision", "fp32"),
-    "layer4 unfrozen": ("--head", FOUR_VIEWS, *TUNING, "--unfreeze", "layer4"),  # its run of the same seed
+    "layer4 unfrozen": (*TUNING, "--head", DEFAULT),  # the row's run of the same seed
+    "layer4 unfrozen, 6 % for validation": (*TUNING, *LESS_VAL, "--head", MORE),
 }
 SEVERAL = (  # rows that get all seeds; the others get the first
     "plain head",
     DEFAULT,
-    FOUR_VIEWS,
+    MORE,
+    "all channels, four views",
     "224 pixels, all channels",
     "224 pixels, all channels, float32 maps",
-    "layer4 unfrozen",
 )
-WITH_TTA = (DEFAULT, FOUR_VIEWS, "layer4 unfrozen")  # which takes longer than training a head
+WITH_TTA = (
+    DEFAULT,
+    MORE,
+    "layer4 unfrozen",
+    "layer4 unfrozen, 6 % for validation",
+)  # takes longer than to train a head
 
 
 @dataclass
@@ -97,7 +105,7 @@ def main(args: Args) -> None:
 def trained(args: Args, row: str, seed: int) -> tuple[Path, list[str]]:
     """A run and the options of its training; trains unless that was done, the one first whose head it starts from."""
     if "--head" in ROWS[row]:
-        trained(args, FOUR_VIEWS, seed)
+        trained(args, ROWS[row][-1], seed)
     run, options = find_run(args, row, seed)
     if not (run / "loss.png").exists():  # the last thing that train.py writes
         begin = ("--resume",) if (run / "last.pt").exists() else (*data_of(args), "--seed", seed, *options)
@@ -135,7 +143,7 @@ def find_run(args: Args, row: str, seed: int) -> tuple[Path, list[str]]:
     """The folder of a run, named after all that decides its figures, and the options of its training."""
     options = [*shlex.split(args.options), *ROWS[row]]
     if "--head" in options:
-        options[options.index("--head") + 1] = find_run(args, FOUR_VIEWS, seed)[0].name
+        options[-1] = find_run(args, options[-1], seed)[0].name
     parts = (tuple(options), args.data and args.data.resolve(), Recipe(), IMAGE_SIZE, FORMAT, DIRECTIONS_FORMAT)
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()
     return args.results / f"ablation_{re.sub(r'[^a-z0-9]+', '_', row)}_{seed}_{digest[:6]}", options

@@ -249,13 +249,14 @@ class EvalTransform:
 
 
 def tta_views(size: int, whole: int = 0) -> list[EvalTransform]:
-    """The views over which test-time augmentation takes the mean: the usual one, a closer and a wider one.
+    """The views over which test-time augmentation takes the mean: the usual one, a closer and a wider one, and their
+    mirror images, of pictures and not of maps, which say the same as the maps do.
 
     Args:
         whole: where training has seen the whole, in what size; it is one more view then, and else would do harm.
     """
-    views = [EvalTransform(size, reach) for reach in (1.0, 7 / 8, 5 / 4)]
-    return [*views, EvalTransform(whole, math.inf)] if whole else views
+    looks = [(size, reach) for reach in (1.0, 7 / 8, 5 / 4)] + ([(whole, math.inf)] if whole else [])
+    return [EvalTransform(*look, mirrored) for look in looks for mirrored in (False, True)]
 
 
 def middle(width: int, height: int, reach: float = 1.0) -> tuple[float, float, float, float]:

@@ -231,9 +231,9 @@ def map_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields this process's part of each batch: (maps (B, C, h, w) channels last, targets (B,)).
 
-    With a generator, in random order, each picture in one of the stores' views, half of them mirrored (but early maps),
-    of larger maps a random window of the smallest store's side; without, in the given order from the first store. `coarse` > 0 averages
-    whole maps down to that side.
+    With a generator, in random order, each picture in one of the stores' views, half of the maps mirrored unless they
+    are early ones, of larger maps a random window of the smallest store's side; without, in the given order from the
+    first store. `coarse` > 0 averages whole maps down to that side.
     """
     labels = torch.tensor(targets)
     count, device = len(digests), stores[0].device

@@ -108,7 +108,9 @@ class Predictor:
             backbone = self.pick_backbone(len(own) * len(views), view.size)
             logits, targets = self.predict(own, view, backbone, label)
             found.append(logits)
-        return torch.stack(found).logsumexp(0) - math.log(len(found)) if self.args.tta else found[0], targets
+        if not self.args.tta:
+            return found[0], targets
+        return torch.stack(found).log_softmax(2).logsumexp(0) - math.log(len(found)), targets
 
     def predict(
         self, samples: Sequence[Sample], view: EvalTransform, backbone: Backbone, label: str
@@ -118,11 +120,7 @@ class Predictor:
         loader = DataLoader(HarDataset(samples, classes, view), args.batch_size, **options)
 
         def answer(images: Tensor) -> Tensor:
-            maps = backbone(images)
-            if not args.tta:
-                return self.model.rest(maps)
-            both = [self.model.rest(way).float().log_softmax(1) for way in (maps, maps.flip(-1))]
-            return torch.stack(both).logsumexp(0) - math.log(2)
+            return self.model.rest(backbone(images))
 
         with tqdm(total=len(samples), desc=label, unit=" images", disable=parallel.rank() > 0) as bar:
             dtype = pick_precision(device, args.precision)

@@ -23,7 +23,7 @@ def test_rows_are_trained_tested_and_not_done_twice(
     run = Path("results") / measured["run"]
     arguments = json.loads((run / "best.json").read_text())["arguments"]
     assert arguments["unfreeze"] == "layer4"
-    assert arguments["head"].startswith("ablation_all_channels_four_views_0_")  # trained on the way
+    assert arguments["head"].startswith("ablation_default_0_")  # trained on the way
     for folder in ("test", "test_tta"):
         with (run / folder / "test_predictions.csv").open(newline="") as file:
             right = [row["true"] == row["predicted"] for row in csv.DictReader(file)]

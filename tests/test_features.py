@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import picture
+from PIL import Image
 from torch import Tensor, nn
 
 from backbone import Backbone, make_backbone
@@ -137,6 +138,21 @@ def test_batches_with_generator_mix_views_and_mirror(two_views: list[FeatureStor
                 order.append(target)
         assert sorted(order) == list(range(10))
     assert len(seen) == 4  # both views, mirrored and not
+
+
+def test_early_maps_are_not_mirrored_but_their_pictures_are(tmp_path: Path) -> None:
+    stores = [FeatureStore(tmp_path / "cache", "w", view, SIZE, "fp32", (8, 4), early=True) for view in range(4)]
+    name, ramp = f"{0:064d}", torch.arange(4.0).repeat(4)[:, None].expand(16, 8)
+    for store in stores:
+        store.append([name], ramp[None].bfloat16())
+    for seed in range(20):
+        ((maps, _),) = map_batches(stores, [name], [0], 1, torch.Generator().manual_seed(seed))
+        assert (maps.diff(dim=3) > 0).all()
+    image = Image.new("RGB", (200, 100), "red")
+    image.paste("blue", (100, 0, 200, 100))
+    torch.manual_seed(0)
+    seen = [{bool(store.transform(image)[0, 0, 0] > 0) for _ in range(20)} for store in stores]
+    assert seen == [{True}, {True, False}, {False}, {True, False}]  # red at the left
 
 
 def test_larger_maps_are_seen_through_windows(tmp_path: Path, two_views: list[FeatureStore]) -> None:
