@@ -65,7 +65,7 @@ WITH_TTA = (
     MORE,
     "layer4 unfrozen",
     "layer4 unfrozen, 6 % for validation",
-)  # takes longer than to train a head
+)  # it takes minutes
 
 
 @dataclass
