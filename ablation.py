@@ -31,7 +31,7 @@ NOT_REGULARISED = ("--channel-dropout", "0", "--dropout", "0", "--label-smoothin
 ALL = ("--channels", "0")
 LESS_VAL = ("--val-share", "0.06")
 DEFAULT, MORE = "default", "default, 6 % for validation"  # rows
-TUNING = ("--unfreeze", "layer4", "--epochs", "5", "--lr", "3e-4", "--stage-lr", "0.3")
+TUNING = ("--unfreeze", "layer4", "--epochs", "6", "--lr", "3e-4", "--stage-lr", "0.3", "--mixup", "0.2")
 ROWS: dict[str, tuple[str, ...]] = {
     "plain head": (*OF_224, *NOT_REGULARISED, "--channels", "0", "--coarse", "0", "--warmup", "0"),
     DEFAULT: (),
