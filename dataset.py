@@ -249,14 +249,15 @@ class EvalTransform:
 
 
 def tta_views(size: int, whole: int = 0) -> list[EvalTransform]:
-    """The views over which test-time augmentation takes the mean: the usual one, a closer and a wider one, and their
-    mirror images, of pictures and not of maps, which say the same as the maps do.
+    """The views over which test-time augmentation takes the mean: the usual one, a closer and a wider one, mirrored.
+
+    Mirror images of all three would double the time for nothing, and those of maps say what the maps say.
 
     Args:
         whole: where training has seen the whole, in what size; it is one more view then, and else would do harm.
     """
-    looks = [(size, reach) for reach in (1.0, 7 / 8, 5 / 4)] + ([(whole, math.inf)] if whole else [])
-    return [EvalTransform(*look, mirrored) for look in looks for mirrored in (False, True)]
+    views = [EvalTransform(size), EvalTransform(size, 7 / 8, mirrored=True), EvalTransform(size, 5 / 4, mirrored=True)]
+    return [*views, EvalTransform(whole, math.inf)] if whole else views
 
 
 def middle(width: int, height: int, reach: float = 1.0) -> tuple[float, float, float, float]:

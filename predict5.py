@@ -59,7 +59,7 @@ class Args:
     csv: Path | None = None
     """With pictures: also write the table here."""
     tta: bool = False
-    """Test-time augmentation: the mean over several views and their mirror images; once, looks at validation for it."""
+    """Test-time augmentation: the mean over several views, some mirrored; once, looks at validation for it."""
     seed: int = 0
     """Chooses the five pictures of pred.png."""
     batch_size: int = 128
@@ -98,7 +98,7 @@ class Predictor:
     def __call__(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         """Logits (N, K) and class indices (N,) of pictures, -1 where unlabelled.
 
-        With --tta the logarithms of mean probabilities over views and their mirror images.
+        With --tta the logarithms of mean probabilities over views.
         """
         views = self.views[: None if self.args.tta else 1]
         own = samples[parallel.part(len(samples))]

@@ -170,10 +170,8 @@ def test_views_of_a_picture() -> None:
     wide.paste("white", (0, 0, 300, 5))
     for turn in (None, Image.Transpose.TRANSPOSE):  # red is above and white on the left in the second
         image = wide.transpose(turn) if turn is not None else wide
-        views = [view(image) for view in tta_views(64, 32)]
-        for view, mirrored in zip(views[::2], views[1::2], strict=True):
-            assert torch.equal(view, mirrored.flip(-1))
-        usual, closer, wider, whole = (view.float() for view in views[::2])
+        usual, closer, wider, whole = (view(image).float() for view in tta_views(64, 32))
+        closer, wider = closer.flip(-1), wider.flip(-1)
         if turn is not None:
             usual, closer, wider, whole = (view.mT for view in (usual, closer, wider, whole))
         assert [view.shape for view in (usual, closer, wider, whole)] == [(3, 64, 64)] * 3 + [(3, 32, 32)]
