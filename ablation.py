@@ -29,13 +29,12 @@ from recipe import IMAGE_SIZE, Recipe
 OF_224 = ("--image-size", "224")
 NOT_REGULARISED = ("--channel-dropout", "0", "--dropout", "0", "--label-smoothing", "0")
 ALL = ("--channels", "0")
-LESS_VAL = ("--val-share", "0.06")
 DEFAULT, MORE = "default", "default, 6 % for validation"  # rows
-TUNING = ("--unfreeze", "layer4", "--epochs", "6", "--lr", "3e-4", "--stage-lr", "0.3", "--mixup", "0.2")
+TUNING = ("--unfreeze", "layer4", "--epochs", "6", "--lr", "2e-4", "--stage-lr", "0.2", "--mixup", "0.2")
 ROWS: dict[str, tuple[str, ...]] = {
     "plain head": (*OF_224, *NOT_REGULARISED, "--channels", "0", "--coarse", "0", "--warmup", "0"),
     DEFAULT: (),
-    MORE: LESS_VAL,
+    MORE: ("--val-share", "0.06"),
     "two views": ("--views", "2"),
     "with mixup": ("--mixup", "0.2"),
     "without channel dropout": ("--channel-dropout", "0"),
@@ -50,7 +49,6 @@ ROWS: dict[str, tuple[str, ...]] = {
     "224 pixels, all channels": (*OF_224, *ALL),
     "224 pixels, all channels, float32 maps": (*OF_224, *ALL, "--precision", "fp32"),
     "layer4 unfrozen": (*TUNING, "--head", DEFAULT),  # the row's run of the same seed
-    "layer4 unfrozen, 6 % for validation": (*TUNING, *LESS_VAL, "--head", MORE),
 }
 SEVERAL = (  # rows that get all seeds; the others get the first
     "plain head",
