@@ -70,7 +70,8 @@ class Args:
     """Side of the square that pictures are brought to, in pixels, a multiple of 32. Default 320; with --recipe plain
     and --backbone 224."""
     views: int | None = None
-    """Cached views of a training picture: middle, random crop, whole, then more crops; 0: no cache. Default 1."""
+    """Cached views of a training picture: middle, random crop, whole, then more crops; 0: no cache. Default 1; with --unfreeze
+    4."""
     channels: int | None = None
     """Channels of the cached maps: leading directions of all, for which the head is in the end; 0: all. Default 512;
     for fewer than 2,000 training pictures 0."""
