@@ -125,7 +125,7 @@ def measure(args: Args, row: str, seed: int) -> dict[str, Any]:
     return {
         "seed": seed, "run": run.name, "commit": record["commit"], "options": options, "epoch": record["epoch"],
         "seconds": {name: record["seconds"].get(name, 0.0) for name in ("features", "training")},
-        "val": record["val"]["accuracy"], "val_loss": record["val"]["loss"],
+        "val": record["val"]["accuracy"], "val_loss": record["calibrated"],
     } | tests  # fmt: skip
 
 

@@ -20,13 +20,17 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def learning_curves(history: Sequence[dict[str, Any]], best: int, title: str, path: Path) -> None:
-    """Loss and accuracy over epochs (rows of `metrics.jsonl`), the best epoch marked."""
+    """Loss and accuracy over epochs (rows of `metrics.jsonl`), the best epoch marked where it was chosen."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for axes, key, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=True):
         for part, colour, label in (("train", TRAIN, "training, under augmentation"), ("val", VAL, "validation")):
             axes.plot(epochs, [row[part][key] for row in history], ".-", color=colour, label=label)
         value = history[best - 1]["val"][key]
+        if key == "loss":
+            value = history[best - 1]["calibrated"]
+            calibrated = [row["calibrated"] for row in history]
+            axes.plot(epochs, calibrated, ".:", color=VAL, label="validation, calibrated")
         shown = f"{value:.1%}" if key == "accuracy" else f"{value:.3f}"
         axes.axvline(best, color="0.6", linestyle="--", zorder=0)
         axes.plot(

@@ -1,4 +1,4 @@
-"""Trains the head on the frozen backbone's feature maps and keeps the epoch with the smallest validation loss.
+"""Trains the head on the frozen backbone's feature maps and keeps the epoch of the smallest calibrated validation loss.
 
     python train.py                                  the dataset in data/, or the built-in sample
     python train.py --data DIR --run NAME
@@ -70,11 +70,9 @@ class Args:
     """Side of the square that pictures are brought to, in pixels, a multiple of 32. Default 320; with --recipe plain
     and --backbone 224."""
     views: int | None = None
-    """Cached views of a training picture: middle, random crop, whole, then more crops; 0: no cache. Default 1; with --unfreeze
-    4."""
+    """Cached views of a picture: middle, random crop, whole, more crops; 0: no cache. With --unfreeze 4. Default 1."""
     channels: int | None = None
-    """Channels of the cached maps: leading directions of all, for which the head is in the end; 0: all. Default 512;
-    for fewer than 2,000 training pictures 0."""
+    """Leading directions that cached maps keep; 0: all channels, as below 2,000 training pictures. Default 512."""
     batch_size: int | None = None
     """Default 128."""
     lr: float | None = None
@@ -100,7 +98,7 @@ class Args:
     stage_lr: float | None = None
     """With --unfreeze: a stage's learning rate as a share of that of what follows it. Default 0.1."""
     patience: int | None = None
-    """Stop after so many full-size epochs without a smaller validation loss; 0: never. Default 3."""
+    """Stop after so many full-size epochs without a smaller calibrated validation loss; 0: never. Default 3."""
     snapshots: bool = False
     """Keep the head after every epoch (21 MB each), for `visualize_activations.py --training`."""
     ignore_copies: bool = False
@@ -436,7 +434,7 @@ def keep_epoch(job: Job, model: ActionNet, state: State, record: dict[str, Any],
     print(table_row(row, is_best), flush=True)
     job.seconds["training"] = round(sum(row["seconds"] for row in state.history), 2)
     if is_best:
-        figures_of_epoch = {key: row[key] for key in ("epoch", "train", "val", "temperature")}
+        figures_of_epoch = {key: row[key] for key in ("epoch", "train", "val", "calibrated", "temperature")}
         record = record | figures_of_epoch | {"seconds": job.seconds}
         checkpoint.save_best(job.run, model, record, split_digests(job))
     if job.args.snapshots:
@@ -459,7 +457,7 @@ TABLE_HEAD = (
 
 
 def table_row(row: dict[str, Any], is_best: bool) -> str:
-    """One epoch for the console; an asterisk marks the smallest validation loss so far."""
+    """One epoch for the console; an asterisk marks the best so far."""
     cells = [f"{row['epoch']:5d} {row['lr']:.1e}"]
     for part, width in (("train", 10), ("val", 8)):
         values = "  ".join(f"{row[part][key]:.2f}" for key in ("accuracy", "precision", "recall", "f1"))

@@ -75,7 +75,7 @@ def fit(
 ) -> None:
     """Trains until `epochs` are done or patience is at its end.
 
-    Every epoch appends a row to `state.history` and calls `on_epoch` with whether its validation loss is the smallest.
+    Every epoch appends a row to `state.history` and calls `on_epoch` with whether it is the best (`best_epoch`).
     """
     trained = [parameter for group in model.trained_parameters() for parameter in group]
     forward = parallel.averaged(trained, feed.forward)
@@ -92,17 +92,22 @@ def fit(
             batches = shown(to_device(feed.train(epoch), device), bar)
             train = train_epoch(forward, batches, state, recipe, device, dtype, np.random.default_rng((seed, epoch)))
         model.eval()
-        answers = predict(feed.forward, to_device(feed.val(), device), model.fc.out_features, device, dtype)
-        val, temperature = summarise(*answers), fit_temperature(*answers)
+        logits, targets = predict(feed.forward, to_device(feed.val(), device), model.fc.out_features, device, dtype)
+        val, temperature = summarise(logits, targets), round(fit_temperature(logits, targets), 4)
+        calibrated = cross_entropy(logits / temperature, targets).item()
         return_memory()
-        row = {"epoch": epoch, "train": train, "val": val, "lr": lr, "temperature": round(temperature, 4)}
-        state.history.append(row | {"seconds": round(time.perf_counter() - begin, 2)})
-        on_epoch(best is None or val["loss"] < best["val"]["loss"])
+        row = {"epoch": epoch, "train": train, "val": val, "calibrated": calibrated, "temperature": temperature}
+        state.history.append(row | {"lr": lr, "seconds": round(time.perf_counter() - begin, 2)})
+        on_epoch(best is None or calibrated < best["calibrated"])
 
 
 def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row with the smallest validation loss; None where there is none yet."""
-    return min(history, key=lambda row: row["val"]["loss"], default=None)
+    """The row with the smallest calibrated validation loss; None where there is none yet.
+
+    That is the loss after temperature, with which the network answers. Before it, label smoothing and mixup would be
+    mistaken for errors: the longer a network learns to be unsure, the larger its loss, though it is right more often.
+    """
+    return min(history, key=lambda row: row["calibrated"], default=None)
 
 
 def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
