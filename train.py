@@ -122,7 +122,7 @@ class Args:
         """
         given = {name: getattr(self, name) for name in recipe_fields(self)}
         if self.channels is None and (self.backbone != RESNET or pictures < MANY_PICTURES):
-            given["channels"] = 0  # nobody measured what fewer cost; to find directions would take longest
+            given["channels"] = 0  # unmeasured; or finding directions would take longer than they save
         recipe = make_recipe(self.recipe == "plain", given, self.unfreeze)
         if recipe.views == 0 and self.precision == "int8":
             raise InputError("--precision int8 needs cached maps: give --views 1 or more, or another precision")

@@ -71,6 +71,16 @@ def test_it_learns_and_marks_the_best() -> None:
     assert best_epoch(history)["epoch"] == losses.index(min(losses)) + 1
 
 
+def test_the_best_epoch_is_the_best_after_temperature() -> None:
+    """Label smoothing makes the network less sure in the end, though it is right: the raw loss rises before."""
+    history, flags = run(Recipe(batch_size=16, lr=0.3, schedule="constant", patience=0), epochs=12)
+    raw = [row["val"]["loss"] for row in history]
+    calibrated = [row["calibrated"] for row in history]
+    assert raw.index(min(raw)) != calibrated.index(min(calibrated))
+    assert best_epoch(history)["epoch"] == calibrated.index(min(calibrated)) + 1
+    assert flags == [loss < min(calibrated[:n], default=math.inf) for n, loss in enumerate(calibrated)]
+
+
 def test_same_seed_same_numbers() -> None:
     one, two = (run(Recipe(batch_size=16), epochs=3)[0] for _ in range(2))
     assert [row["train"] for row in one] == [row["train"] for row in two]
