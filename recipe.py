@@ -9,7 +9,7 @@ from errors import InputError
 IMAGE_SIZE = 320  # pixels
 TEXTBOOK_SIZE = 224  # which most ImageNet networks were made for
 EPOCHS = 20
-VIEWS_UNFROZEN = 4  # a trained stage learns views by heart
+VIEWS_UNFROZEN = 4  # early maps are not mirrored: crops and mirror images are views of their own
 OF_ALL = 0.2  # channel dropout where maps have all channels
 FEW_EPOCHS, MANY_PICTURES = 8, 2000  # so many pictures make enough steps in fewer epochs
 

@@ -417,9 +417,10 @@ def plain_arguments(args: Args) -> dict[str, Any]:
 
 def resume(job: Job, model: ActionNet, state: State) -> None:
     stored = checkpoint.load_last(job.run, model, job.device)
-    if stored.get("stores") != job.stores:
+    rows = stored["state"]["history"]
+    if stored.get("stores") != job.stores or any("calibrated" not in row for row in rows):
         raise InputError(
-            f"{job.run}: its feature maps are gone from {job.args.cache}, or of an earlier version; train anew"
+            f"{job.run}: of an earlier version, or its feature maps are gone from {job.args.cache}; train anew"
         )
     state.load_state_dict(stored["state"])
     job.seconds.update(stored["seconds"])

@@ -303,6 +303,11 @@ def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monke
     assert best["recipe"]["optimizer"] == "adam"
     assert math.isfinite(best["val"]["loss"])
     assert not list(Path("data/cache").glob("maps-*"))
+    last = torch.load("results/p/last.pt", weights_only=True)
+    del last["state"]["history"][0]["calibrated"]  # as it was before
+    torch.save(last, "results/p/last.pt")
+    with pytest.raises(InputError, match=r"results/p: of an earlier version, .*; train anew"):
+        train.main(train.Args(run="p", resume=True))
 
 
 def test_a_small_set_trains_on_all_channels_and_parts_go_by_their_share(
