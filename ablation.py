@@ -30,11 +30,13 @@ OF_224 = ("--image-size", "224")
 NOT_REGULARISED = ("--channel-dropout", "0", "--dropout", "0", "--label-smoothing", "0")
 ALL = ("--channels", "0")
 DEFAULT, MORE = "default", "default, 6 % for validation"  # rows
-TUNING = ("--unfreeze", "layer4", "--epochs", "6", "--lr", "2e-4", "--stage-lr", "0.2", "--mixup", "0.2")
+TUNED, MORE_TUNED = "layer4 unfrozen", "layer4 unfrozen, 6 % for validation"
+MORE_PICTURES = ("--val-share", "0.06")
+TUNING = ("--unfreeze", "layer4", "--epochs", "12", "--lr", "2e-4", "--stage-lr", "0.2", "--mixup", "0.2")
 ROWS: dict[str, tuple[str, ...]] = {
     "plain head": (*OF_224, *NOT_REGULARISED, "--channels", "0", "--coarse", "0", "--warmup", "0"),
     DEFAULT: (),
-    MORE: ("--val-share", "0.06"),
+    MORE: MORE_PICTURES,
     "two views": ("--views", "2"),
     "with mixup": ("--mixup", "0.2"),
     "without channel dropout": ("--channel-dropout", "0"),
@@ -48,7 +50,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "224 pixels": OF_224,
     "224 pixels, all channels": (*OF_224, *ALL),
     "224 pixels, all channels, float32 maps": (*OF_224, *ALL, "--precision", "fp32"),
-    "layer4 unfrozen": (*TUNING, "--head", DEFAULT),  # the row's run of the same seed
+    TUNED: (*TUNING, "--head", DEFAULT),  # the row's run of the same seed
+    MORE_TUNED: (*TUNING, *MORE_PICTURES, "--head", MORE),
 }
 SEVERAL = (  # rows that get all seeds; the others get the first
     "plain head",
@@ -58,7 +61,7 @@ SEVERAL = (  # rows that get all seeds; the others get the first
     "224 pixels, all channels",
     "224 pixels, all channels, float32 maps",
 )
-WITH_TTA = (DEFAULT, MORE, "layer4 unfrozen")  # which takes longer than training a head
+WITH_TTA = (DEFAULT, MORE, TUNED, MORE_TUNED)  # which takes longer than training a head
 
 
 @dataclass
