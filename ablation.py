@@ -73,7 +73,7 @@ class Args:
     seeds: int = 3
     """Seeds of the main rows; the others have one."""
     options: str = ""
-    """Options for every training, as one text: --options="--epochs 2 --image-size 64"."""
+    """Options for every training, instead of the row's, as one text: --options="--epochs 2 --image-size 64"."""
     cache: Path = Path("data/cache")
     results: Path = Path("results")
 
@@ -137,9 +137,10 @@ def data_of(args: Args) -> tuple[object, ...]:
 
 def find_run(args: Args, row: str, seed: int) -> tuple[Path, list[str]]:
     """The folder of a run, named after all that decides its figures, and the options of its training."""
-    options = [*shlex.split(args.options), *ROWS[row]]
+    options = [*ROWS[row], *shlex.split(args.options)]  # the last of an option holds
     if "--head" in options:
-        options[-1] = find_run(args, options[-1], seed)[0].name
+        at = options.index("--head") + 1
+        options[at] = find_run(args, options[at], seed)[0].name
     parts = (tuple(options), args.data and args.data.resolve(), Recipe(), IMAGE_SIZE, FORMAT, DIRECTIONS_FORMAT)
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()
     return args.results / f"ablation_{re.sub(r'[^a-z0-9]+', '_', row)}_{seed}_{digest[:6]}", options

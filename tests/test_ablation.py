@@ -22,7 +22,7 @@ def test_rows_are_trained_tested_and_not_done_twice(
     (measured,) = json.loads(Path("results/ablation.json").read_text())["layer4 unfrozen"]
     run = Path("results") / measured["run"]
     arguments = json.loads((run / "best.json").read_text())["arguments"]
-    assert (arguments["unfreeze"], arguments["views"]) == ("layer4", 4)
+    assert (arguments["unfreeze"], arguments["views"], arguments["epochs"]) == ("layer4", 4, 1)
     assert arguments["head"].startswith("ablation_default_0_")  # trained on the way
     for folder in ("test", "test_tta"):
         with (run / folder / "test_predictions.csv").open(newline="") as file:
