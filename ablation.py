@@ -73,7 +73,7 @@ class Args:
     seeds: int = 3
     """Seeds of the main rows; the others have one."""
     options: str = ""
-    """Options for every training, instead of the row's, as one text: --options="--epochs 2 --image-size 64"."""
+    """Options for every training, over the row's own, as one text: --options="--epochs 2 --image-size 64"."""
     cache: Path = Path("data/cache")
     results: Path = Path("results")
 

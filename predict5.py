@@ -59,7 +59,7 @@ class Args:
     csv: Path | None = None
     """With pictures: also write the table here."""
     tta: bool = False
-    """Test-time augmentation: the mean over several views, some mirrored; once, looks at validation for it."""
+    """Test-time augmentation: the mean over several views, some mirrored; the first time, fits a temperature for it."""
     seed: int = 0
     """Chooses the five pictures of pred.png."""
     batch_size: int = 128

@@ -31,7 +31,7 @@ class Recipe:
     dropout: float = 0.5
     channel_dropout: float = 0.1
     mixup: float = 0.0  # alpha of the beta distribution; 0: off
-    coarse: float = 0.5  # share of the epochs that see the maps averaged from 10x10 to 5x5, a third of the time
+    coarse: float = 0.5  # share of the epochs that see the maps averaged from 10x10 to 5x5, in less than half the time
     patience: int = 3  # full-size epochs without a smaller calibrated validation loss before training ends; 0: never
 
     def coarse_epochs(self, epochs: int) -> int:

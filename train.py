@@ -65,12 +65,12 @@ class Args:
     seed: int = 0
     """Decides the split, the head's start, the order and all that is random."""
     val_share: float = VAL_SHARE
-    """Share of the pictures that are not tested which validation gets."""
+    """Share of the pictures outside the test set that validation gets."""
     image_size: int | None = None
-    """Side of the square that pictures are brought to, in pixels, a multiple of 32. Default 320; with --recipe plain
-    and --backbone 224."""
+    """Side of the square that pictures are brought to, in pixels, a multiple of 32. Default 320; 224
+    where --recipe plain or --backbone is given."""
     views: int | None = None
-    """Cached views of a picture: middle, random crop, whole, more crops; 0: no cache. With --unfreeze 4. Default 1."""
+    """Cached views of a picture: middle, random crop, whole, more crops; 0: no cache. Default 1, to --unfreeze 4."""
     channels: int | None = None
     """Leading directions that cached maps keep; 0: all channels, as below 2,000 training pictures. Default 512."""
     batch_size: int | None = None
@@ -90,7 +90,7 @@ class Args:
     mixup: float | None = None
     """Alpha of mixup on what the head gets (--views 0: on pictures); 0: off. Default 0."""
     coarse: float | None = None
-    """Share of the epochs that train on maps of half the side, which take a third of the time. Default 0.5."""
+    """Share of the epochs that train on maps of half the side, which take less than half of the time. Default 0.5."""
     unfreeze: Literal["none", "layer4", "layer3", "layer2", "layer1"] = "none"
     """Train ResNet's convolutions too, from this stage on; what lies before it is cached."""
     head: str = ""

@@ -214,11 +214,13 @@ def test_dead_units_are_those_that_were_killed(net: ActionNet, images: Tensor) -
     assert counts["relu2"][7] == 2
 
 
-def test_the_example_in_the_readme(net: ActionNet, images: Tensor) -> None:
+def test_the_example_in_the_readme(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    names = {"model": net, "images": images.clone()}
-    exec(code, names)
-    for layer, shape in (("base_model_layer1_block1_relu2", (2, 64, 16, 16)), ("relu2", (2, 256, 2, 2))):
+    monkeypatch.chdir(trained)
+    picture = next(Path("data/sample/train").glob("*.jpg"))
+    names = {}
+    exec(code.replace("results/RUN", "results/a").replace("A.jpg", picture.as_posix()), names)
+    for layer, shape in (("base_model_layer1_block1_relu2", (1, 64, 16, 16)), ("relu2", (1, 256, 2, 2))):
         assert names["acts"][layer].shape == names["acts"].gradients[layer].shape == shape
 
 
