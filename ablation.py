@@ -30,13 +30,12 @@ OF_224 = ("--image-size", "224")
 NOT_REGULARISED = ("--channel-dropout", "0", "--dropout", "0", "--label-smoothing", "0")
 ALL = ("--channels", "0")
 DEFAULT, MORE = "default", "default, 6 % for validation"  # rows
-TUNED, MORE_TUNED = "layer4 unfrozen", "layer4 unfrozen, 6 % for validation"
-MORE_PICTURES = ("--val-share", "0.06")
-TUNING = ("--unfreeze", "layer4", "--epochs", "12", "--lr", "2e-4", "--stage-lr", "0.2", "--mixup", "0.2")
+TUNED, LONGER = "layer4 unfrozen", "layer4 unfrozen, 12 epochs"
+TUNING = ("--lr", "2e-4", "--stage-lr", "0.2", "--mixup", "0.2", "--head", DEFAULT)  # the row's run of the same seed
 ROWS: dict[str, tuple[str, ...]] = {
     "plain head": (*OF_224, *NOT_REGULARISED, "--channels", "0", "--coarse", "0", "--warmup", "0"),
     DEFAULT: (),
-    MORE: MORE_PICTURES,
+    MORE: ("--val-share", "0.06"),
     "two views": ("--views", "2"),
     "with mixup": ("--mixup", "0.2"),
     "without channel dropout": ("--channel-dropout", "0"),
@@ -50,18 +49,19 @@ ROWS: dict[str, tuple[str, ...]] = {
     "224 pixels": OF_224,
     "224 pixels, all channels": (*OF_224, *ALL),
     "224 pixels, all channels, float32 maps": (*OF_224, *ALL, "--precision", "fp32"),
-    TUNED: (*TUNING, "--head", DEFAULT),  # the row's run of the same seed
-    MORE_TUNED: (*TUNING, *MORE_PICTURES, "--head", MORE),
+    TUNED: ("--unfreeze", "layer4", "--epochs", "6", *TUNING),
+    LONGER: ("--unfreeze", "layer4", "--epochs", "12", *TUNING),
 }
 SEVERAL = (  # rows that get all seeds; the others get the first
     "plain head",
     DEFAULT,
     MORE,
+    TUNED,
     "all channels, four views",
     "224 pixels, all channels",
     "224 pixels, all channels, float32 maps",
 )
-WITH_TTA = (DEFAULT, MORE, TUNED, MORE_TUNED)  # which takes longer than training a head
+WITH_TTA = (DEFAULT, MORE, TUNED, LONGER)  # which takes longer than training a head
 
 
 @dataclass
