@@ -106,14 +106,14 @@ def serve(answer: bytes | None, stop_after: int | None = None) -> tuple[str, htt
         def do_HEAD(self) -> None:
             if answer is None:
                 time.sleep(60)
-                raise SystemExit  # ends the thread and prints nothing
+                return
             self.send_response(200)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
 
         def do_GET(self) -> None:
             self.do_HEAD()
-            self.wfile.write(answer[:stop_after])
+            self.wfile.write((answer or b"")[:stop_after])
             self.wfile.flush()
             if stop_after is not None:
                 time.sleep(60)
