@@ -70,7 +70,7 @@ class Args:
     """Side of the square that pictures are brought to, in pixels, a multiple of 32. Default 320; 224
     where --recipe plain or --backbone is given."""
     views: int | None = None
-    """Cached views of a picture: middle, random crop, whole, more crops; 0: no cache. Of --unfreeze: 4. Default 1."""
+    """Cached views: middle, random crop, whole, more crops; 0: no cache; 4 where --unfreeze is given. Default 1."""
     channels: int | None = None
     """Leading directions that cached maps keep; 0: all channels, as below 2,000 training pictures. Default 512."""
     batch_size: int | None = None
