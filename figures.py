@@ -21,7 +21,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def learning_curves(history: Sequence[dict[str, Any]], best: int, title: str, path: Path) -> None:
     """Loss and accuracy over epochs (rows of `metrics.jsonl`), the best epoch marked where it was chosen."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for axes, key, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=True):
         for part, colour, label in (("train", TRAIN, "training, under augmentation"), ("val", VAL, "validation")):
@@ -39,9 +39,9 @@ def learning_curves(history: Sequence[dict[str, Any]], best: int, title: str, pa
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)  # above: covers no point
         if key == "accuracy":
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
     figure.suptitle(title)
     save(figure, path)
 
