@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 from torchvision.transforms import v2
 
-from errors import InputError, first_line
+from runtime.errors import InputError, first_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

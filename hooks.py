@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from errors import InputError
+from runtime.errors import InputError
 
 
 def friendly(layer: str) -> str:
@@ -167,7 +167,7 @@ def maps_of(output: Tensor) -> Tensor:
     return output if output.dim() == 3 else output[:, None, None]
 
 
-def those_of(model: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
+def existing_layers(model: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
     """The layers that the model has: a script's default ones are ResNet-50's, and other backbones lack some."""
     there = {name for name, _ in model.named_modules()}
     return tuple(layer for layer in layers if re.sub(r"^kernels:|#\d+$", "", layer) in there)
@@ -198,7 +198,9 @@ def fires(output: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def firing_counts(model: nn.Module, batches: Iterable[Tensor], layers: Iterable[str]) -> tuple[dict[str, Tensor], int]:
+def activation_counts(
+    model: nn.Module, batches: Iterable[Tensor], layers: Iterable[str]
+) -> tuple[dict[str, Tensor], int]:
     """In how many images each channel of some layers fires, that is, is above zero anywhere.
 
     Args:

@@ -6,15 +6,20 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet, resnet50
 
-from device import cpu_has
-from other_backbones import OtherBackbone, sequential
-from parallel import BatchNorm2d, RowDropout
-from weights import RESNET, BackboneWeights
-from winograd import best_tile, conv3x3
+from backbones.imagenet_weights import RESNET, BackboneWeights
+from backbones.timm_torchvision import LibraryBackbone, sequential
+from layers.conv3x3 import best_tile, conv3x3
+from runtime.device import cpu_has
+from runtime.distributed import BatchNorm2d, RowDropout
 
 MAP_CHANNELS = 2048  # what ResNet-50's last stage puts out
 STRIDE = 32  # an image of side S gives maps of side S / 32
-GOES_IN = {"layer1": (64, 4), "layer2": (256, 4), "layer3": (512, 8), "layer4": (1024, 16)}  # channels, and the stride
+STAGE_INPUT = {
+    "layer1": (64, 4),
+    "layer2": (256, 4),
+    "layer3": (512, 8),
+    "layer4": (1024, 16),
+}  # channels, and the stride
 
 
 def resnet50_with_stride_on(conv: str) -> ResNet:
@@ -100,7 +105,7 @@ class ActionNet(nn.Module):
             stages = list(resnet50_with_stride_on(stride_on).named_children())[:-2]  # without avgpool and fc
             self.base_model = nn.Sequential(OrderedDict(stages))
         else:
-            self.base_model = sequential(OtherBackbone(backbone, size))
+            self.base_model = sequential(LibraryBackbone(backbone, size))
         self.base_model.requires_grad_(False)
         names = [name for name, _ in self.base_model.named_children()]
         self.cut = names.index(unfreeze) if unfreeze != "none" else len(names)
@@ -138,7 +143,7 @@ class ActionNet(nn.Module):
         """Channels and side of the maps that `frozen` puts out."""
         if self.backbone != RESNET:
             return self.base_model.network.channels, self.base_model.network.side
-        channels, stride = GOES_IN.get(self.unfreeze, (MAP_CHANNELS, STRIDE))
+        channels, stride = STAGE_INPUT.get(self.unfreeze, (MAP_CHANNELS, STRIDE))
         return channels, size // stride
 
     def crop_size(self, size: int) -> int:

@@ -27,22 +27,30 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import checkpoint
-import parallel
-from backbone import Backbone, Int8Model, Precision, backbone_maker, frozen_id, halving, pick_backbone_precision
-from console import run_script
 from dataset import ActionData, EvalTransform, HarDataset, Sample, image_files, read_dataset, tta_views
-from device import pick_device, pick_precision, pick_workers
-from errors import InputError
-from evaluation import Test, answers
-from examples import check_part
-from features import WHOLE
-from files import write_csv, write_json
-from metrics import summarise
+from evaluation.calibration import fit_temperature
+from evaluation.metrics import summarise
+from evaluation.report import Test, answers
+from features.cache import WHOLE
+from features.engines import (
+    Backbone,
+    Int8Model,
+    Precision,
+    engine_factory,
+    frozen_id,
+    pick_engine_precision,
+    split_on_oom,
+)
+from inspection.examples import find_split_images
 from model import ActionNet
-from scan import check_pictures, group_duplicates
-from training import predict, shown
-from trust import fit_temperature
+from runtime import distributed
+from runtime.console import run_script
+from runtime.device import pick_device, pick_precision, pick_workers
+from runtime.errors import InputError
+from runtime.files import write_csv, write_json
+from splits.scan import check_images, group_duplicates
+from training import checkpoint
+from training.loop import predict, shown
 
 TTA = "tta.json"
 OPTIONAL = ("mistakes.png", "confused.png", "label_issues.png", "predictions.csv")  # not written by every test
@@ -101,7 +109,7 @@ class Predictor:
         With --tta the logarithms of mean probabilities over views.
         """
         views = self.views[: None if self.args.tta else 1]
-        own = samples[parallel.part(len(samples))]
+        own = samples[distributed.shard(len(samples))]
         found = []
         for number, view in enumerate(views, 1):
             label = f"predict, view {number} of {len(views)}" if self.args.tta else "predict"
@@ -122,9 +130,9 @@ class Predictor:
         def answer(images: Tensor) -> Tensor:
             return self.model.rest(backbone(images))
 
-        with tqdm(total=len(samples), desc=label, unit=" images", disable=parallel.rank() > 0) as bar:
+        with tqdm(total=len(samples), desc=label, unit=" images", disable=distributed.rank() > 0) as bar:
             dtype = pick_precision(device, args.precision)
-            return predict(lambda images: halving(answer, images), shown(loader, bar), len(classes), device, dtype)
+            return predict(lambda images: split_on_oom(answer, images), shown(loader, bar), len(classes), device, dtype)
 
     @cached_property
     def temperature(self) -> float:
@@ -134,16 +142,16 @@ class Predictor:
         views = [repr(view) for view in self.views]
         path = self.run / TTA
         about = {"epoch": self.record["epoch"], "precision": self.args.precision, "views": views}
-        known = parallel.agreed(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+        known = distributed.broadcast_object(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
         if not about.items() <= known.items():
             digests = self.split["val"]
-            with parallel.first_alone():
-                samples = check_part(
+            with distributed.main_process_first():
+                samples = find_split_images(
                     self.dataset, digests, digests, self.record["classes"], self.args.cache, "validation"
                 )
             logits, targets = self(samples)
             known = about | {"temperature": fit_temperature(logits, targets), "val": summarise(logits, targets)}
-            if parallel.rank() == 0:
+            if distributed.rank() == 0:
                 write_json(path, known)
             print(f"validation accuracy over all views: {known['val']['accuracy']:.4f}")
         return known["temperature"]
@@ -161,10 +169,10 @@ class Predictor:
         network = frozen_id(record["weights_sha256"], self.model.unfreeze)
         int8 = Int8Model(args.cache, network, record["dataset"], record["image_size"])
         own = self.device.type == "cpu" and find_spec("openvino") and int8.exists()
-        own = parallel.agreed(own and record["precision"] == int8.name)
+        own = distributed.broadcast_object(own and record["precision"] == int8.name)
         wish = "int8" if own and args.precision == "auto" else args.precision
-        precision = pick_backbone_precision(self.device, wish, 0)
-        make, _ = backbone_maker(self.model.frozen, self.device, precision, int8, self.training_pictures)
+        precision = pick_engine_precision(self.device, wish, 0)
+        make, _ = engine_factory(self.model.frozen, self.device, precision, int8, self.training_pictures)
         return make(count, size)
 
     def training_pictures(self) -> list[Sample]:
@@ -182,7 +190,7 @@ def main(args: Args) -> None:
     if args.csv and not args.images:
         raise InputError("--csv goes with pictures; the test set's tables lie in results/<run>/test/ anyway")
     device = pick_device(args.device)
-    with parallel.connected(device):
+    with distributed.process_group(device):
         run = checkpoint.find_run(args.results, args.run)
         predictor = Predictor(args, run, *checkpoint.load_model(run, device), device)
         if args.images:
@@ -206,7 +214,7 @@ def predict_images(predictor: Predictor) -> None:
     samples = readable(samples, args)
     logits, _ = predictor(samples)
     probabilities = predictor.probabilities(logits)
-    if parallel.rank() > 0:
+    if distributed.rank() > 0:
         return
     rows = answers(samples, probabilities, predictor.record["classes"])
     width = max(len(row["filename"]) for row in rows)
@@ -220,8 +228,8 @@ def predict_images(predictor: Predictor) -> None:
 
 
 def readable(samples: list[Sample], args: Args) -> list[Sample]:
-    with parallel.first_alone():
-        good = check_pictures(samples, args.cache / "scans.json", args.skip_bad)
+    with distributed.main_process_first():
+        good = check_images(samples, args.cache / "scans.json", args.skip_bad)
     if not good:
         raise InputError("none of the pictures can be read")
     return [sample for sample in samples if sample.name in good]
@@ -233,8 +241,8 @@ def test(predictor: Predictor) -> None:
     data, temperature = predictor.dataset, predictor.temperature
     digests = predictor.split["test"]
     copied = None
-    with parallel.first_alone():
-        samples = check_part(data, digests, digests, record["classes"], predictor.args.cache)
+    with distributed.main_process_first():
+        samples = find_split_images(data, digests, digests, record["classes"], predictor.args.cache)
         if record["arguments"].get("ignore_copies"):
             copied = learned_copies(predictor, samples)
     logits, targets = predictor(samples)
@@ -242,7 +250,7 @@ def test(predictor: Predictor) -> None:
     if data.test and not data.test_is_labelled:
         unlabelled = readable(data.test, predictor.args)
         given = predictor(unlabelled)[0]
-    if parallel.rank() > 0:
+    if distributed.rank() > 0:
         return
     for stale in (folder / name for name in OPTIONAL):
         stale.unlink(missing_ok=True)
@@ -264,8 +272,11 @@ def test(predictor: Predictor) -> None:
 def learned_copies(predictor: Predictor, samples: Sequence[Sample]) -> list[bool]:
     """Whether the run was trained on a copy of each of these pictures."""
     digests, cache = predictor.split["train"], predictor.args.cache
-    both = [*samples, *check_part(predictor.dataset, digests, digests, predictor.record["classes"], cache, "training")]
-    scans = check_pictures(both, cache / "scans.json", skip_bad=False)
+    both = [
+        *samples,
+        *find_split_images(predictor.dataset, digests, digests, predictor.record["classes"], cache, "training"),
+    ]
+    scans = check_images(both, cache / "scans.json", skip_bad=False)
     groups = group_duplicates([scans[sample.name] for sample in both]).tolist()
     learned = set(groups[len(samples) :])
     return [group in learned for group in groups[: len(samples)]]

@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from console import run_script
 from dataset import TRAIN_CSV, ActionData, Sample, class_counts, find_root, read_dataset
-from errors import InputError, first_line
-from files import write_json
-from scan import Scan, group_duplicates, scan_files
+from runtime.console import run_script
+from runtime.errors import InputError, first_line
+from runtime.files import write_json
+from splits.scan import Scan, group_duplicates, scan_files
 
 HANDLE = "meetnagadia/human-action-recognition-har-dataset"
 PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"

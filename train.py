@@ -22,26 +22,27 @@ from typing import Any, Literal
 
 import torch
 
-import checkpoint
-import figures
-import parallel
-import sample_data
-from backbone import Backbone, Int8Model, Precision, backbone_maker, frozen_id, pick_backbone_precision
-from console import run_script
+from backbones.imagenet_weights import RESNET, BackboneWeights, WeightsUnavailable, load_weights, random_weights
+from backbones.timm_torchvision import load_library_weights
 from dataset import ActionData, find_root, read_dataset
-from device import pick_device, pick_precision, pick_workers, return_memory
-from directions import Directions, along
-from errors import InputError
-from features import FeatureStore, check_disk, hold
-from feeds import CachedFeed, PictureFeed
-from files import write_json, write_text
+from features.cache import FeatureStore, check_disk_space, hold
+from features.engines import Backbone, Int8Model, Precision, engine_factory, frozen_id, pick_engine_precision
+from features.pca import Projection, along
+from figures import curves
 from model import STRIDE, ActionNet, build_model
-from other_backbones import load_other
-from recipe import IMAGE_SIZE, MANY_PICTURES, TEXTBOOK_SIZE, Recipe, default_epochs, make_recipe, recipe_fields
-from scan import Scan, check_pictures, group_duplicates
-from split import VAL_SHARE, Split, describe, split_data
-from training import State, best_epoch, fit, start
-from weights import RESNET, BackboneWeights, WeightsUnavailable, load_weights, random_weights
+from runtime import distributed
+from runtime.console import run_script
+from runtime.device import pick_device, pick_precision, pick_workers, release_freed_memory
+from runtime.errors import InputError
+from runtime.files import write_json, write_text
+from sample.build import NAME as SAMPLE_NAME
+from sample.build import ensure_sample
+from splits.scan import Scan, check_images, group_duplicates
+from splits.split import VAL_SHARE, Split, describe, split_data
+from training import checkpoint
+from training.feeds import CachedSource, ImageSource
+from training.loop import State, best_epoch, fit, start
+from training.recipe import IMAGE_SIZE, MANY_PICTURES, TEXTBOOK_SIZE, Recipe, default_epochs, make_recipe, recipe_fields
 
 RESUME_FREE = {"data", "cache", "results", "run", "resume", "device", "workers"}  # what may be given with --resume
 
@@ -172,14 +173,14 @@ class Job:
 
 def main(args: Args) -> None:
     device = pick_device(args.device)
-    with parallel.connected(device):
-        begun = parallel.agreed(f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
-        with parallel.first_alone():
+    with distributed.process_group(device):
+        begun = distributed.broadcast_object(f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+        with distributed.main_process_first():
             job = prepare(args, device, begun)
-        job.precision = parallel.agreed(job.precision)
-        parallel.check_same(job.weights.sha256, "the weights (--weights)")
-        parallel.check_same(job.dtype, "the precision (--precision)")
-        parallel.check_same(split_digests(job), "the pictures (--data)")
+        job.precision = distributed.broadcast_object(job.precision)
+        distributed.require_same(job.weights.sha256, "the weights (--weights)")
+        distributed.require_same(job.dtype, "the precision (--precision)")
+        distributed.require_same(split_digests(job), "the pictures (--data)")
         train(job)
 
 
@@ -194,11 +195,11 @@ def train(job: Job) -> None:
     model.to(job.device)
     open_run(job)
     with phase(job.seconds, "features"):
-        feed = make_feed(job, model)
+        feed = make_source(job, model)
     state = start(model, job.recipe, job.args.epochs, len(feed), job.device, job.dtype)
     if job.args.resume:
         resume(job, model, state)
-    elif job.args.snapshots and parallel.rank() == 0:
+    elif job.args.snapshots and distributed.rank() == 0:
         checkpoint.save_snapshot(job.run, model, epoch=0)
     record = describe_run(job)
     print(TABLE_HEAD)
@@ -206,7 +207,7 @@ def train(job: Job) -> None:
         model, feed, job.recipe, job.args.epochs, job.args.seed, state, job.device, job.dtype,
         on_epoch=lambda is_best: keep_epoch(job, model, state, record, is_best),
     )  # fmt: skip
-    if parallel.rank() == 0:
+    if distributed.rank() == 0:
         finish(job, state)
 
 
@@ -226,9 +227,9 @@ def prepare(args: Args, device: torch.device, begun: str) -> Job:
         args.image_size = TEXTBOOK_SIZE if args.recipe == "plain" or args.backbone != RESNET else IMAGE_SIZE
     data = find_data(args, seconds)
     with phase(seconds, "weights"):
-        weights = find_weights(args, data.name == sample_data.NAME)
+        weights = find_weights(args, data.name == SAMPLE_NAME)
     with phase(seconds, "check"):
-        scans = check_pictures(data.labelled, args.cache / "scans.json", args.skip_bad)
+        scans = check_images(data.labelled, args.cache / "scans.json", args.skip_bad)
         data.train = [sample for sample in data.train if sample.name in scans]
         data.test = [sample for sample in data.test if sample.name in scans or sample.label is None]
         groups = range(len(data.labelled))
@@ -241,12 +242,12 @@ def prepare(args: Args, device: torch.device, begun: str) -> Job:
     count = recipe.views * len(split.train) + len(split.val)
     if args.compile or recipe.views == 0 or args.backbone != RESNET:
         count = 0  # no int8: not possible, or nobody measured what it costs
-    precision = pick_backbone_precision(device, args.precision, count)
+    precision = pick_engine_precision(device, args.precision, count)
     for name in recipe_fields(args):
         setattr(args, name, getattr(recipe, name))  # as the run had it, whatever later defaults are
     args.precision = precision
     print(f"{data.name}: {len(data.classes)} classes; {describe(split)}")
-    several = f" x {parallel.world()}" if parallel.world() > 1 else ""
+    several = f" x {distributed.world_size()}" if distributed.world_size() > 1 else ""
     print(f"weights: {weights.name}, {precision}; {device.type}{several}; run: {run}")
     return Job(args, recipe, run, data, split, scans, weights, device, precision, seconds)
 
@@ -287,13 +288,13 @@ def find_data(args: Args, seconds: dict[str, float]) -> ActionData:
             "real photographs. To get those (12,600, Kaggle account not needed): python prepare_data.py"
         )
         with phase(seconds, "sample"):
-            sample_data.ensure_sample(folder)
+            ensure_sample(folder)
     return read_dataset(folder)
 
 
 def find_weights(args: Args, is_sample: bool) -> BackboneWeights:
     if args.backbone != RESNET:
-        return load_other(args.backbone, args.weights, args.image_size)
+        return load_library_weights(args.backbone, args.weights, args.image_size)
     try:
         return load_weights(args.weights)
     except WeightsUnavailable as error:
@@ -306,7 +307,7 @@ def find_weights(args: Args, is_sample: bool) -> BackboneWeights:
 def run_folder(args: Args, begun: str) -> Path:
     """The run's folder, not made yet. Raises: InputError where there is a run of that name already."""
     run = args.results / (args.run or begun)
-    if parallel.rank() > 0:
+    if distributed.rank() > 0:
         return run  # the first process may have made it by now
     taken = run.exists() and {path.name for path in run.iterdir()} - {checkpoint.SPLIT, checkpoint.SNAPSHOTS}
     if taken and not args.resume:
@@ -318,7 +319,7 @@ def open_run(job: Job) -> None:
     """Makes the run's folder and writes the split; on --resume, checks that the pictures are still the same."""
     path, names = job.run / checkpoint.SPLIT, job.split.names()
     if not job.args.resume:
-        if parallel.rank() > 0:
+        if distributed.rank() > 0:
             return
         try:
             job.run.mkdir(parents=True, exist_ok=bool(job.args.run))  # two runs begun in one second have one name
@@ -338,16 +339,16 @@ def split_digests(job: Job) -> dict[str, dict[str, str]]:
     return {part: {name: job.scans[name].sha256 for name in names} for part, names in job.split.names().items()}
 
 
-def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
+def make_source(job: Job, model: ActionNet) -> CachedSource | ImageSource:
     """Builds what the training loop reads from, the feature cache included."""
     args, split, classes = job.args, job.split, job.data.classes
     workers = pick_workers(job.device, args.workers)
     if job.recipe.views == 0:
         options = (args.image_size, job.recipe.batch_size, workers, args.seed)
-        return PictureFeed(model, split.train, split.val, classes, *options)
+        return ImageSource(model, split.train, split.val, classes, *options)
     network = frozen_id(job.weights.sha256, args.unfreeze)
     int8 = Int8Model(args.cache, network, job.data.name, args.image_size)
-    make, job.maps = backbone_maker(model.frozen, job.device, job.precision, int8, lambda: split.train, args.compile)
+    make, job.maps = engine_factory(model.frozen, job.device, job.precision, int8, lambda: split.train, args.compile)
     make, kind, channels = few_channels(job, model, network, make)
     stores, parts = [], []
     for view in range(job.recipe.views):
@@ -356,10 +357,10 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
         stores.append(FeatureStore(args.cache, network, view, size, kind, maps, args.unfreeze != "none"))
         samples = split.train + (split.val if view == 0 else [])
         parts.append((samples, [job.scans[sample.name].sha256 for sample in samples]))
-    check_disk(stores, [digests for _, digests in parts])
+    check_disk_space(stores, [digests for _, digests in parts])
     for view, (store, (samples, digests)) in enumerate(zip(stores, parts, strict=True), 1):
         store.build(make, samples, digests, job.device, workers, f"feature maps, view {view} of {len(stores)}")
-        return_memory()
+        release_freed_memory()
     hold(stores, [digests for _, digests in parts], job.device)
     job.stores = tuple(store.folder.name for store in stores)
     rows = [
@@ -367,7 +368,7 @@ def make_feed(job: Job, model: ActionNet) -> CachedFeed | PictureFeed:
         for samples in (split.train, split.val)
     ]
     coarse_epochs = job.recipe.coarse_epochs(args.epochs)
-    return CachedFeed(model, stores, *rows, job.recipe.batch_size, coarse_epochs, args.seed, job.dtype)
+    return CachedSource(model, stores, *rows, job.recipe.batch_size, coarse_epochs, args.seed, job.dtype)
 
 
 def few_channels(
@@ -378,11 +379,11 @@ def few_channels(
     if not 0 < job.recipe.channels < channels:
         return make, job.maps, channels
     dataset = f"{job.data.name}: {', '.join(job.data.classes)}"
-    directions = Directions(args.cache, network, dataset, args.image_size, job.recipe.channels)
-    with parallel.first_alone():
+    directions = Projection(args.cache, network, dataset, args.image_size, job.recipe.channels)
+    with distributed.main_process_first():
         directions.fit(make, job.split.train)
     job.directions = directions.name
-    parallel.check_same(job.directions, "the directions (--cache)")
+    distributed.require_same(job.directions, "the directions (--cache)")
     model.narrow(directions.load())
     return along(make, model.directions), f"{job.maps}, {job.directions}", directions.count
 
@@ -405,7 +406,7 @@ def describe_run(job: Job) -> dict[str, Any]:
         "device": str(job.device),
         "precision": job.maps or job.precision,
         "directions": job.directions,
-        "processes": parallel.world(),
+        "processes": distributed.world_size(),
         "versions": checkpoint.versions(),
         "commit": checkpoint.commit(),
     }
@@ -429,7 +430,7 @@ def resume(job: Job, model: ActionNet, state: State) -> None:
 
 def keep_epoch(job: Job, model: ActionNet, state: State, record: dict[str, Any], is_best: bool) -> None:
     """Prints the epoch's row and writes best.pt (where it is the best), last.pt and metrics.jsonl."""
-    if parallel.rank() > 0:
+    if distributed.rank() > 0:
         return
     row = state.history[-1]
     print(table_row(row, is_best), flush=True)
@@ -472,7 +473,7 @@ def finish(job: Job, state: State) -> None:
     record = json.loads((job.run / checkpoint.RECORD).read_text(encoding="utf-8")) | {"seconds": job.seconds}
     write_json(job.run / checkpoint.RECORD, record)
     title = f"{job.data.name} · {job.weights.name}"
-    figures.learning_curves(state.history, best["epoch"], title, job.run / "loss.png")
+    curves.learning_curves(state.history, best["epoch"], title, job.run / "loss.png")
     done = len(state.history)
     early = f", ended after {done} of {job.args.epochs}" if done < job.args.epochs else ""
     print(f"\nbest epoch: {best['epoch']}{early}")

@@ -24,23 +24,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import checkpoint
-import comparison_figures
-import grid_figure
-import layer_figures
-import network_figure
-from console import run_script
 from dataset import EvalTransform, HarDataset, read_dataset
-from device import pick_device, pick_workers
-from errors import InputError
-from example_figures import Answer
-from examples import Example, check_part, file_example, load_test_examples
-from hooks import as_maps, find_layer, firing_counts, leaf_layers, record, those_of
-from layer_stats import relative_distance
-from links import KERNELS, make_columns, shown_values
+from figures import comparison as comparison_pages
+from figures import grid as grid_page
+from figures import layers as layer_pages
+from figures import network as network_page
+from figures.connections import KERNELS, make_columns, shown_values
+from figures.example import Prediction
+from hooks import activation_counts, as_maps, existing_layers, find_layer, leaf_layers, record
+from inspection.examples import Example, file_example, find_split_images, load_test_examples
+from inspection.layer_stats import relative_distance
 from model import ActionNet
-from recipe import IMAGE_SIZE
-from training import shown, to_device
+from runtime.console import run_script
+from runtime.device import pick_device, pick_workers
+from runtime.errors import InputError
+from training import checkpoint
+from training.loop import shown, to_device
+from training.recipe import IMAGE_SIZE
 
 GRID = (
     "kernels:base_model.layer1.0.conv2", "base_model.layer1.0.conv2", "base_model.layer1.0.relu#2", "base_model",
@@ -175,12 +175,12 @@ def dashed(name: str) -> str:
 
 def look(
     model: ActionNet, example: Example, classes: Sequence[str], layers: Sequence[str]
-) -> tuple[Answer, dict[str, Tensor]]:
+) -> tuple[Prediction, dict[str, Tensor]]:
     """What the network says about a picture, and what each layer puts out, (C, h, w)."""
     images = example.input[None].to(next(model.parameters()).device)  # (1, 3, S, S)
     with torch.inference_mode(), record(model, layers) as acts:
         logits = model(images)  # (1, K)
-    return Answer(example, classes, model.probabilities(logits[0]).cpu().numpy()), as_maps(acts)
+    return Prediction(example, classes, model.probabilities(logits[0]).cpu().numpy()), as_maps(acts)
 
 
 def named(columns: Sequence[str]) -> list[str]:
@@ -193,18 +193,18 @@ def draw_grids(session: Session) -> None:
     paths = [args.out / f"grid_{example.folder}.png" for example in examples]
     if len(set(paths)) < len(paths):
         raise InputError("two of the pictures have one name, and so would their pages; draw them one after the other")
-    columns = args.columns or those_of(session.model, GRID)
+    columns = args.columns or existing_layers(session.model, GRID)
     layers = [*leaf_layers(session.model), *named(columns)]
     for path, example in zip(paths, tqdm(examples, "draw", unit=" images", disable=len(examples) < 2), strict=True):
         answer, acts = look(session.model, example, session.about["classes"], layers)
         chosen = make_columns(session.model, columns, acts, args.rows or 5)
-        grid_figure.grid(path, answer, session.model, chosen, acts, session.detail)
+        grid_page.grid(path, answer, session.model, chosen, acts, session.detail)
         tqdm.write(f"{said(answer)}\nwritten: {path}")
 
 
 def draw_comparison(session: Session, left: Path, right: Path) -> None:
     examples = [session.file(left), session.file(right)]
-    layers = session.args.columns or those_of(session.model, COMPARED)
+    layers = session.args.columns or existing_layers(session.model, COMPARED)
     for layer in layers:
         if layer.startswith(KERNELS):
             raise InputError(f"--columns {layer}: kernels are the same for both pictures; give layers alone")
@@ -213,7 +213,7 @@ def draw_comparison(session: Session, left: Path, right: Path) -> None:
         if maps.shape[1:] == (1, 1):
             raise InputError(f"--columns {layer}: puts out single values, no maps; give an earlier layer")
     path = session.args.out / f"compare_{examples[0].folder}_{examples[1].folder}.png"
-    comparison_figures.compare(path, answers, acts, session.model, session.detail)
+    comparison_pages.compare(path, answers, acts, session.model, session.detail)
     for letter, answer in zip("AB", answers, strict=True):
         print(f"{letter}  {said(answer)}")
     print(f"written: {path}")
@@ -248,22 +248,22 @@ def draw_training(session: Session) -> None:
             distances[layer].append(relative_distance(conv.weight.detach(), start[layer]))
     path = args.out / f"training_{session.run.name}_{example.folder}.png"
     detail = f"{session.about['dataset']} · run {session.run.name}"
-    comparison_figures.training(path, answers, columns, history, distances, list(snapshots), detail)
+    comparison_pages.training(path, answers, columns, history, distances, list(snapshots), detail)
     print(f"{said(answers[-1])} after the last epoch\nwritten: {path}")
 
 
 def look_at_head(
     session: Session, maps: Tensor, example: Example, layers: Sequence[str]
-) -> tuple[Answer, dict[str, Tensor]]:
+) -> tuple[Prediction, dict[str, Tensor]]:
     """As `look`, from the maps of what is frozen on."""
     leaves = [layer for layer in leaf_layers(session.model) if not session.model.is_frozen(layer)]
     with torch.inference_mode(), record(session.model, [*leaves, *layers]) as acts:
         logits = session.model.rest(maps)
     probabilities = session.model.probabilities(logits[0]).cpu().numpy()
-    return Answer(example, session.about["classes"], probabilities), as_maps(acts)
+    return Prediction(example, session.about["classes"], probabilities), as_maps(acts)
 
 
-def said(answer: Answer) -> str:
+def said(answer: Prediction) -> str:
     """A picture's name, how to choose it again, and the answer."""
     again = "" if answer.example.index is None else f" (--index {answer.example.index})"
     return f"{answer.example.name}{again}: {answer.words}"
@@ -277,16 +277,16 @@ def draw_dead_units(session: Session, count: int) -> None:
         raise InputError(f"--dead-units {count}: the test set has {len(names)} pictures")
     chosen = np.random.default_rng(args.seed or 0).permutation(len(names))[:count]
     data = read_dataset(args.data or Path(about["data"]))
-    samples = check_part(data, [names[i] for i in chosen], session.digests, about["classes"], args.cache)
+    samples = find_split_images(data, [names[i] for i in chosen], session.digests, about["classes"], args.cache)
     pictures = HarDataset(samples, about["classes"], EvalTransform(about["image_size"]))
     loader = DataLoader(pictures, BATCH, num_workers=pick_workers(session.device, args.workers))
     layers = [name for name in leaf_layers(model) if isinstance(model.get_submodule(name), torch.nn.ReLU)]
     with tqdm(total=count, desc="dead units", unit=" images") as bar:
         batches = (images for images, _ in shown(to_device(loader, session.device), bar))
-        counts, seen = firing_counts(model, batches, layers)
+        counts, seen = activation_counts(model, batches, layers)
     path = args.out / f"dead_units_{session.run.name}.png"
     heading = f"Channels that never fire on {seen} test pictures"
-    found = layer_figures.dead_units(path, heading, session.detail, counts, seen)
+    found = layer_pages.dead_units(path, heading, session.detail, counts, seen)
     dead = sum(len(row["dead"]) for row in found.values())
     channels = sum(row["channels"] for row in found.values())
     print(f"{dead} of the {channels} channels of {len(found)} ReLU calls fire in none of {seen} pictures")
@@ -294,7 +294,7 @@ def draw_dead_units(session: Session, count: int) -> None:
 
 
 def draw_network(folder: Path, model: ActionNet, size: int, words: str) -> None:
-    network_figure.network(folder / "network.png", model, size, words)
+    network_page.network(folder / "network.png", model, size, words)
     print(f"written: {folder / 'network.png'}")
 
 

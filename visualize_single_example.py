@@ -25,19 +25,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import attribution
-import checkpoint
-import example_figures
-import layer_figures
-from console import run_script
-from device import pick_device
-from errors import InputError
-from example_figures import Answer, Attribution
-from examples import Example, file_example, load_test_examples
-from files import write_array, write_folder, write_json
-from hooks import as_maps, describe_layer, friendly, leaf_layers, module_of, record, those_of
-from layer_stats import KernelView, histogram, most_active
+from figures import example as example_pages
+from figures import layers as layer_pages
+from figures.example import Attribution, Prediction
+from hooks import as_maps, describe_layer, existing_layers, friendly, leaf_layers, module_of, record
+from inspection import attribution
+from inspection.examples import Example, file_example, load_test_examples
+from inspection.layer_stats import KernelView, histogram, most_active
 from model import ActionNet
+from runtime.console import run_script
+from runtime.device import pick_device
+from runtime.errors import InputError
+from runtime.files import write_array, write_folder, write_json
+from training import checkpoint
 
 LAYERS = (
     "base_model.conv1", "base_model.layer1.0.conv1", "base_model.layer1.0.conv2", "base_model.layer1.0.relu#2",
@@ -89,7 +89,7 @@ class Look:
     run: Path
     model: ActionNet
     about: dict[str, Any]  # the run's record
-    answer: Answer
+    answer: Prediction
     acts: dict[str, Tensor]  # (C, h, w) by layer
     gradients: dict[str, Tensor]
     stats: dict[str, dict[str, Any]] = field(default_factory=dict)  # histograms of both, by layer
@@ -171,7 +171,7 @@ def check_folder(folder: Path, example: Example) -> None:
 
 def look_at(args: Args, run: Path, model: ActionNet, about: dict[str, Any], example: Example) -> Look:
     """Runs the network forward and, where the true class is known, back."""
-    layers = leaf_layers(model) if args.all_layers else args.layers or those_of(model, LAYERS)
+    layers = leaf_layers(model) if args.all_layers else args.layers or existing_layers(model, LAYERS)
     classes, known = about["classes"], example.true in about["classes"]
     images = example.input[None].to(next(model.parameters()).device).requires_grad_(known)  # (1, 3, S, S)
     with torch.set_grad_enabled(known), record(model, layers, gradients=known) as acts:
@@ -181,7 +181,7 @@ def look_at(args: Args, run: Path, model: ActionNet, about: dict[str, Any], exam
             nn.functional.cross_entropy(logits, target).backward()
     model.zero_grad(set_to_none=True)
     probabilities = model.probabilities(logits.detach()[0]).cpu().numpy()
-    answer = Answer(example, classes, probabilities)
+    answer = Prediction(example, classes, probabilities)
     maps = as_maps(acts)
     check_channels(args.channels, maps)
     gradients = as_maps({layer: acts.gradients[layer] for layer in acts if layer in acts.gradients})
@@ -195,7 +195,7 @@ def check_channels(channels: Sequence[int], acts: dict[str, Tensor]) -> None:
             raise InputError(f"--channels {channel}: the layers shown have {most} channels at the most, from 0")
 
 
-def attribute(args: Args, model: ActionNet, answer: Answer) -> list[Attribution]:
+def attribute(args: Args, model: ActionNet, answer: Prediction) -> list[Attribution]:
     """Maps for the predicted class and for the true one; where they are the same or it is unknown, the runner-up."""
     order = np.argsort(-answer.probabilities, kind="stable").tolist()
     chosen = [(order[0], "predicted and true" if answer.predicted == answer.example.true else "predicted")]
@@ -231,7 +231,7 @@ def draw_layers(look: Look, folder: Path) -> None:
     }
     for kind, stats in look.stats.items():
         name, heading = headings[kind]
-        layer_figures.histograms(folder / f"{name}.png", heading, about, stats, kind)
+        layer_pages.histograms(folder / f"{name}.png", heading, about, stats, kind)
     for layer, maps in tqdm(look.acts.items(), "draw layers", unit=" layers", leave=False):
         draw_layer(look, folder, layer, maps, about)
 
@@ -244,25 +244,25 @@ def draw_layer(look: Look, folder: Path, layer: str, maps: Tensor, about: str) -
     if module is look.model.fc:
         values = maps[:, 0, 0].numpy()
         write_array(path.with_suffix(".npy"), values)
-        layer_figures.vector(path, f"{heading} (logits)", about, values, look.answer.classes)
+        layer_pages.vector(path, f"{heading} (logits)", about, values, look.answer.classes)
         return
     channels = shown_channels(look.args, maps)
     order = "as chosen" if set(channels) <= set(look.args.channels) else "most active first"
-    layer_figures.activations(path, heading, about, maps, channels, order)
+    layer_pages.activations(path, heading, about, maps, channels, order)
     if isinstance(module, nn.Conv2d):
         heading = f"Kernels of {layer} · {describe_layer(module)}"
         kernels = folder / f"kernels_{friendly(layer)}.png"
-        layer_figures.kernels(kernels, heading, module, look.args.kernels, channels)
+        layer_pages.kernels(kernels, heading, module, look.args.kernels, channels)
 
 
 def draw_example(look: Look, rows: Sequence[Attribution], folder: Path) -> None:
     """The picture, its probabilities, what spoke for the class, and the overview."""
     answer, detail, id = look.answer, look.detail, look.example.id
-    example_figures.original(folder / f"originalimage_{id}.png", answer, detail)
-    example_figures.probabilities(folder / f"probabilities_{id}.png", answer, detail)
-    example_figures.attributions(folder / "cam.png", answer, rows, detail)
+    example_pages.original(folder / f"originalimage_{id}.png", answer, detail)
+    example_pages.probabilities(folder / f"probabilities_{id}.png", answer, detail)
+    example_pages.attributions(folder / "cam.png", answer, rows, detail)
     path = folder / "overview.png"
-    example_figures.overview(path, answer, look.model, look.acts, rows, look.stats, detail)
+    example_pages.overview(path, answer, look.model, look.acts, rows, look.stats, detail)
 
 
 def shown_channels(args: Args, maps: Tensor) -> list[int]:
@@ -287,7 +287,7 @@ def describe(look: Look, rows: Sequence[Attribution], folder: Path) -> dict[str,
         "sha256": look.example.sha256,
         "true": look.example.true,
         "predicted": look.answer.predicted,
-        "probabilities": example_figures.by_class(look.answer),
+        "probabilities": example_pages.by_class(look.answer),
         "run": look.run.name,
         **{key: look.about[key] for key in ("dataset", "weights", "epoch", "image_size", "preprocessing")},
         "layers": layers,

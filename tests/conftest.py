@@ -1,6 +1,7 @@
 """What tests share: real weights where they can be had, small datasets, and scripts as real processes."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sample_data
-from weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
+import train
+from backbones.imagenet_weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
+from sample.build import ensure_sample
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = ("--weights", "random", "--image-size", "64", "--precision", "fp32")
@@ -47,7 +49,7 @@ def untrained() -> BackboneWeights:
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in sample, eight pictures a class."""
     folder = tmp_path_factory.mktemp("sample") / "sample"
-    sample_data.ensure_sample(folder, per_class=8)
+    ensure_sample(folder, per_class=8)
     return folder
 
 
@@ -106,3 +108,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, script: Script) -> Path:
         assert done.returncode == 0, done.stderr
         (folder / f"{name}.out").write_text(done.stdout, encoding="utf-8")
     return folder
+
+
+def small(**options: object) -> train.Args:
+    """Arguments of a training that takes seconds."""
+    return train.Args(**{"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 2} | options)
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -8,9 +8,9 @@ import pytest
 import tyro
 from conftest import SMALL
 
-import ablation
 import train
-from errors import InputError
+from benchmarks import ablation
+from runtime.errors import InputError
 
 
 def test_rows_are_trained_tested_and_not_done_twice(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import Bench, compare, known_parts, part_of
+from benchmarks.peers import CONTENDERS, Work
+from benchmarks.race import Contender
+from benchmarks.speed import Bench, compare, known_parts, part_of
 from dataset import read_dataset
-from peers import CONTENDERS, Work
-from race import Contender
 
 
 def test_ratios_are_taken_round_by_round() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from dataset import EvalTransform, HarDataset, TrainTransform, load_image, middle, normalise, read_dataset, tta_views
-from errors import InputError
+from runtime.errors import InputError
 
 
 def test_kaggle_layout(kaggle: Path) -> None:

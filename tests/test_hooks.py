@@ -12,10 +12,10 @@ from conftest import REPOSITORY
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
-from errors import InputError
-from hooks import as_maps, find_layer, firing_counts, friendly, leaf_layers, record, those_of
+from backbones.imagenet_weights import BackboneWeights
+from hooks import activation_counts, as_maps, existing_layers, find_layer, friendly, leaf_layers, record
 from model import ActionNet, build_model
-from weights import BackboneWeights
+from runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -204,9 +204,9 @@ def test_dead_units_are_those_that_were_killed(net: ActionNet, images: Tensor) -
     with torch.no_grad():
         killed.bn1.weight[[3, 40]], killed.bn1.bias[[3, 40]] = 0.0, -1.0
         killed.bn2.weight[7], killed.bn2.bias[7] = 0.0, 0.5
-    counts, seen = firing_counts(killed, images.split(1), ["relu1", "relu2"])
+    counts, seen = activation_counts(killed, images.split(1), ["relu1", "relu2"])
     assert seen == 2
-    alive, _ = firing_counts(net, images.split(1), ["relu1"])
+    alive, _ = activation_counts(net, images.split(1), ["relu1"])
     assert alive["relu1"][[3, 40]].tolist() == [2, 2]
     assert counts["relu1"][[3, 40]].tolist() == [0, 0]
     others = [channel for channel in range(512) if channel not in (3, 40)]
@@ -234,7 +234,7 @@ def test_a_channel_that_fires_for_some_images() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU())
     model[0].weight.data = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
     images = torch.stack([torch.full((1, 2, 2), value) for value in (1.0, 2.0, -1.0, 0.0)])
-    counts, seen = firing_counts(model, [images[:3], images[3:]], ["1"])
+    counts, seen = activation_counts(model, [images[:3], images[3:]], ["1"])
     assert (counts["1"].tolist(), seen) == ([2, 1], 4)
 
 
@@ -251,5 +251,5 @@ def test_tokens_become_maps_in_their_places() -> None:
 
 def test_default_layers_are_those_that_there_are() -> None:
     names = ("base_model.layer1", "kernels:conv1", "relu1", "base_model.layer1.0.relu#2")
-    assert those_of(ActionNet(2), names) == names
-    assert those_of(nn.Sequential(OrderedDict(conv1=nn.Conv2d(3, 4, 3), relu1=nn.ReLU())), names) == names[1:3]
+    assert existing_layers(ActionNet(2), names) == names
+    assert existing_layers(nn.Sequential(OrderedDict(conv1=nn.Conv2d(3, 4, 3), relu1=nn.ReLU())), names) == names[1:3]

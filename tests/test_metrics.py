@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from metrics import confusion_matrix, report, summarise
+from evaluation.metrics import confusion_matrix, report, summarise
 
 # true: a a a b c; predicted: a a b b a
 LOGITS = torch.log(torch.tensor([[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.5, 0.1, 0.4]]))

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-import checkpoint
 import model as model_module
-import winograd
-from errors import InputError
+from backbones.imagenet_weights import BackboneWeights
+from layers import conv3x3
 from model import ActionNet, MapConv2d, build_model, resnet50_with_stride_on
-from weights import BackboneWeights
+from runtime.errors import InputError
+from training import checkpoint
 
 
 def test_layers_and_shapes() -> None:
@@ -79,12 +79,12 @@ def test_gradients_reach_the_picture() -> None:
 def test_convolution_with_fewer_products_is_the_convolution(
     count: int, height: int, width: int, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(winograd, "FLOATS", 20_000)  # some maps at a time
+    monkeypatch.setattr(conv3x3, "FLOATS", 20_000)  # some maps at a time
     ours = MapConv2d(24, 16, bias).to(memory_format=torch.channels_last)
     plain = nn.Conv2d(24, 16, 3, padding=1, bias=bias)
     plain.load_state_dict(ours.state_dict())
     assert count * height * width >= MapConv2d.LEAST
-    assert count * winograd.best_tile(height, width).products(height, width) * 24 <= MapConv2d.MOST
+    assert count * conv3x3.best_tile(height, width).products(height, width) * 24 <= MapConv2d.MOST
     results = []
     for conv in (ours, plain):
         x = torch.randn(count, 24, height, width, generator=torch.Generator().manual_seed(0)).requires_grad_()

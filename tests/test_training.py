@@ -10,12 +10,12 @@ import torch
 from conftest import REPOSITORY
 from torch import Tensor, nn
 
-from errors import InputError
-from feeds import Batches
+from backbones.imagenet_weights import BackboneWeights
 from model import build_model
-from recipe import PLAIN, Recipe
-from training import best_epoch, fit, mix, start, warmup_cosine
-from weights import BackboneWeights
+from runtime.errors import InputError
+from training.feeds import Batches
+from training.loop import best_epoch, fit, mix, start, warmup_cosine
+from training.recipe import PLAIN, Recipe
 
 CPU, FP32 = torch.device("cpu"), torch.float32
 

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import report
-from trust import calibration, confused_pairs, coverage, fit_temperature, intervals, label_issues
+from evaluation.calibration import (
+    calibration,
+    confused_pairs,
+    coverage,
+    fit_temperature,
+    intervals,
+    suspected_label_errors,
+)
+from evaluation.metrics import report
 
 
 def sure(confidences: list[float], classes: int = 3) -> torch.Tensor:
@@ -80,5 +87,5 @@ def test_wrong_labels_are_found() -> None:
     targets = torch.from_numpy(rng.integers(0, 4, 300))
     logits = torch.nn.functional.one_hot(targets, 5) * 4.0 + torch.from_numpy(rng.normal(0, 0.5, (300, 5)))
     targets[[7, 50, 123]] = (targets[[7, 50, 123]] + 1) % 4
-    assert sorted(label_issues(logits.softmax(1), targets)) == [7, 50, 123]  # of class 4 there is no picture
-    assert label_issues(logits.softmax(1), torch.zeros(300, dtype=torch.long)) == []
+    assert sorted(suspected_label_errors(logits.softmax(1), targets)) == [7, 50, 123]  # of class 4 there is no picture
+    assert suspected_label_errors(logits.softmax(1), torch.zeros(300, dtype=torch.long)) == []

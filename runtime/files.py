@@ -1,0 +1,77 @@
+"""Writes files and folders whole or not at all: into a temporary one beside the place, then there in one step."""
+
+import csv
+import glob
+import io
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` fill a temporary file, then puts it at `path`, whose folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder(path: Path) -> Iterator[Path]:
+    """Gives a folder to fill; at the end of the block it takes the place of `path` and of what was there.
+
+    Where the block ends in an exception, `path` stays as it was.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.old"):  # of a process killed between the two steps
+        if not path.exists():
+            os.replace(left, path)
+    partial, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}") for kind in ("partial", "old"))
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists():
+            os.replace(path, old)
+        os.replace(partial, path)
+    finally:
+        if old.exists() and not path.exists():  # stopped between the two steps
+            os.replace(old, path)
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda partial: partial.write_bytes(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    write_atomically(path, lambda partial: save_to(partial, lambda file: np.save(file, values)))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    write_atomically(path, lambda partial: save_to(partial, lambda file: np.savez(file, **arrays)))
+
+
+def save_to(path: Path, save: Callable[[BinaryIO], None]) -> None:
+    with path.open("wb") as file:  # given a name, NumPy would add a suffix
+        save(file)
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """The first row is the header."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,187 @@
+"""The cache of feature maps: right rows, nothing stale, builds that go on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import picture
+from PIL import Image
+from torch import Tensor, nn
+
+from backbones.imagenet_weights import BackboneWeights
+from dataset import EvalTransform, HarDataset, Sample, normalise, read_dataset
+from features.cache import FeatureStore, averaged, check_disk_space, feature_batches
+from features.engines import Backbone, make_engine
+from model import build_model
+from runtime.errors import InputError
+from splits.scan import scan_files
+
+SIZE, CPU = 64, torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def backbone(untrained: BackboneWeights) -> nn.Module:
+    return build_model(untrained, 2).base_model.eval()
+
+
+def digests_of(samples: list[Sample], folder: Path) -> list[str]:
+    return [scan.sha256 for scan in scan_files([s.path for s in samples], folder / "scans.json")]
+
+
+def store_in(folder: Path, view: int = 0, weights: str = "w") -> FeatureStore:
+    return FeatureStore(folder / "cache", weights, view, SIZE, "fp32")
+
+
+def reference(backbone: nn.Module, samples: list[Sample]) -> Tensor:
+    pictures = HarDataset(samples, [], EvalTransform(SIZE))
+    with torch.inference_mode():
+        return backbone(normalise(torch.stack([pictures[n][0] for n in range(len(samples))])))
+
+
+def made(backbone: nn.Module) -> Callable[[int, int], Backbone]:
+    return lambda count, size: make_engine(backbone, CPU, "fp32", size, count)
+
+
+def assert_same_maps(rows: Tensor, computed: Tensor) -> None:
+    stored = rows.unflatten(1, computed.shape[2:]).permute(0, 3, 1, 2)
+    torch.testing.assert_close(stored.float(), computed, rtol=2**-8, atol=1e-3 * computed.abs().max().item())
+
+
+def test_rows_are_the_backbones_maps(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
+    samples = read_dataset(kaggle).train
+    digests = digests_of(samples, tmp_path)
+    store = store_in(tmp_path)
+    assert store.build(made(backbone), samples, digests, CPU, 0, "build") == 20
+    maps = store_in(tmp_path).read(digests)  # opened anew
+    assert maps.shape == (20, 4, 2048)
+    assert_same_maps(maps, reference(backbone, samples))
+    assert store_in(tmp_path).build(made(backbone), samples, digests, CPU, 0, "build") == 0
+
+
+def test_nothing_stale_is_read(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
+    samples = read_dataset(kaggle).train
+    store_in(tmp_path).build(made(backbone), samples, digests_of(samples, tmp_path), CPU, 0, "build")
+    assert not store_in(tmp_path, weights="others").rows
+    assert not store_in(tmp_path, view=1).rows
+    picture(77).save(samples[4].path)  # same name, other content
+    digests = digests_of(samples, tmp_path)
+    store = store_in(tmp_path)
+    assert store.build(made(backbone), samples, digests, CPU, 0, "build") == 1
+    assert_same_maps(store.read(digests[4:5]), reference(backbone, samples[4:5]))
+
+
+def test_interrupted_build_goes_on(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
+    samples = read_dataset(kaggle).train
+    digests = digests_of(samples, tmp_path)
+    store = store_in(tmp_path)
+    store.build(made(backbone), samples[:6], digests[:6], CPU, 0, "build")
+    with store.maps_file.open("ab") as file:  # a row that a killed process wrote half, and one that it did not list
+        file.write(b"\1" * (store.row_bytes + 1000))
+    with store.rows_file.open("a") as file:
+        file.write(digests[6][:30])
+    again = store_in(tmp_path)
+    assert len(again.rows) == 6
+    assert again.build(made(backbone), samples, digests, CPU, 0, "build") == 14
+    assert_same_maps(store_in(tmp_path).read(digests), reference(backbone, samples))
+
+
+def test_lost_maps_are_not_listed(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
+    samples = read_dataset(kaggle).train[:4]
+    store = store_in(tmp_path)
+    store.build(made(backbone), samples, digests_of(samples, tmp_path), CPU, 0, "build")
+    with store.maps_file.open("r+b") as file:
+        file.truncate(2 * store.row_bytes + 5)
+    assert len(store_in(tmp_path).rows) == 2
+
+
+def test_a_full_disk_is_named_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = [store_in(tmp_path, view) for view in (0, 1)]
+    stores[0].append([f"{0:064d}"], torch.zeros(1, 4, 2048).bfloat16())
+    names = [f"{n:064d}" for n in range(3)]
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=5 * stores[0].row_bytes))
+    check_disk_space(stores, [names, names])  # five rows are missing
+    with pytest.raises(InputError, match=r"0\.0 GB are free; give another disk with --cache"):
+        check_disk_space(stores, [names, [*names, f"{3:064d}"]])
+
+
+@pytest.fixture
+def two_views(tmp_path: Path) -> list[FeatureStore]:
+    """Two stores of ten rows: row n of view v is full of n + 100 v on its left half and 0 on its right."""
+    stores = [store_in(tmp_path, view) for view in (0, 1)]
+    for view, store in enumerate(stores):
+        maps = torch.zeros(10, 2048, 2, 2)
+        maps[..., 0] = (torch.arange(10) + 100 * view)[:, None, None]
+        store.append([f"{n:064d}" for n in range(10)], maps.flatten(2).mT.bfloat16())
+    return stores
+
+
+def test_batches_without_generator_keep_order(two_views: list[FeatureStore]) -> None:
+    names = [f"{n:064d}" for n in (3, 9, 1)]
+    maps, targets = zip(*feature_batches(two_views, names, [5, 6, 7], batch_size=2), strict=True)
+    assert torch.cat(targets).tolist() == [5, 6, 7]
+    assert torch.cat(maps)[:, 0, 0].tolist() == [[3, 0], [9, 0], [1, 0]]
+
+
+def test_batches_with_generator_mix_views_and_mirror(two_views: list[FeatureStore]) -> None:
+    names = [f"{n:064d}" for n in range(10)]
+    seen = set()
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        order = []
+        for maps, targets in feature_batches(two_views, names, list(range(10)), 4, generator):
+            for row, target in zip(maps[:, 0, 0].tolist(), targets.tolist(), strict=True):
+                value = max(row)
+                assert value % 100 == target
+                seen.add((value >= 100, row[1] > row[0]))
+                order.append(target)
+        assert sorted(order) == list(range(10))
+    assert len(seen) == 4  # both views, mirrored and not
+
+
+def test_early_maps_are_not_mirrored_but_their_pictures_are(tmp_path: Path) -> None:
+    stores = [FeatureStore(tmp_path / "cache", "w", view, SIZE, "fp32", (8, 4), early=True) for view in range(4)]
+    name, ramp = f"{0:064d}", torch.arange(4.0).repeat(4)[:, None].expand(16, 8)
+    for store in stores:
+        store.append([name], ramp[None].bfloat16())
+    for seed in range(20):
+        ((maps, _),) = feature_batches(stores, [name], [0], 1, torch.Generator().manual_seed(seed))
+        assert (maps.diff(dim=3) > 0).all()
+    image = Image.new("RGB", (200, 100), "red")
+    image.paste("blue", (100, 0, 200, 100))
+    torch.manual_seed(0)
+    seen = [{bool(store.transform(image)[0, 0, 0] > 0) for _ in range(20)} for store in stores]
+    assert seen == [{True}, {True, False}, {False}, {True, False}]  # red at the left
+
+
+def test_larger_maps_are_seen_through_windows(tmp_path: Path, two_views: list[FeatureStore]) -> None:
+    """A third store with maps of 3x3 whose positions are numbered, beside one with maps of 2x2."""
+    large, name = FeatureStore(tmp_path / "cache", "w", 0, 96, "fp32"), f"{0:064d}"
+    large.append([name], torch.arange(9.0)[:, None].expand(9, 2048)[None].bfloat16())
+    corners = {corner: [[corner, corner + 1], [corner + 3, corner + 4]] for corner in (0, 1, 3, 4)}
+    windows = [*corners.values(), *([row[::-1] for row in window] for window in corners.values())]
+    seen = []
+    for seed in range(100):
+        ((maps, _),) = feature_batches([large, two_views[1]], [name], [0], 1, torch.Generator().manual_seed(seed))
+        assert maps.shape == (1, 2048, 2, 2)
+        if maps.max() < 50:  # of the larger store
+            assert maps[0, 0].tolist() in windows
+            seen.append(maps[0, 0].tolist())
+    assert all(window in seen for window in windows)
+    ((maps, _),) = feature_batches([large, two_views[1]], [name], [0], 1)
+    assert maps[0, 0].flatten().tolist() == list(range(9))
+
+
+def test_coarse_maps_are_averages(two_views: list[FeatureStore]) -> None:
+    ((maps, _),) = feature_batches(two_views, [f"{4:064d}"], [0], 1, coarse=1)
+    assert maps.shape == (1, 2048, 1, 1)
+    assert maps.flatten()[0] == 2
+
+
+def test_coarse_maps_of_a_mirror_image() -> None:
+    """7 does not divide by 4: the cells overlap."""
+    maps = torch.randn(2, 5, 7, 7)
+    coarse = averaged(maps.flatten(2).mT, 4, torch.tensor([False, True])).mT.unflatten(2, (4, 4))
+    expected = nn.functional.adaptive_avg_pool2d(torch.stack([maps[0], maps[1].flip(-1)]), 4)
+    torch.testing.assert_close(coarse, expected)

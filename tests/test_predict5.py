@@ -1,0 +1,147 @@
+"""predict5.py as a user runs it, small: its metrics, tables and predictions."""
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture, small, write_rows
+from PIL import Image
+from sklearn.metrics import f1_score
+
+import predict5
+import train
+from dataset import load_image, normalise, tta_views
+from model import ActionNet
+from runtime.errors import InputError
+from training import checkpoint
+
+
+def test_predict5_metrics_follow_from_its_table(trained: Path) -> None:
+    folder = trained / "results" / "a" / "test"
+    values = json.loads((folder / "metrics.json").read_text())
+    with (folder / "test_predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    true, predicted = [row["true"] for row in rows], [row["predicted"] for row in rows]
+    assert values["n"] == len(rows) == 90
+    assert values["accuracy"] == pytest.approx(np.mean([t == p for t, p in zip(true, predicted, strict=True)]))
+    assert values["f1"] == pytest.approx(f1_score(true, predicted, average="weighted", zero_division=0))
+    assert values["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro", zero_division=0))
+    assert values["accuracy"] <= values["top5_accuracy"] <= 1
+    low, high = values["intervals"]["accuracy"]
+    assert low < values["accuracy"] < high
+    spread = math.sqrt(values["accuracy"] * (1 - values["accuracy"]) / 90)
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.3)
+    confidence = [float(row["probability"]) for row in rows]
+    right = [t == p for t, p in zip(true, predicted, strict=True)]
+    for row in values["coverage"]:
+        kept = [good for good, value in zip(right, confidence, strict=True) if value >= row["threshold"]]
+        assert (row["coverage"], row["accuracy"]) == pytest.approx((len(kept) / 90, np.mean(kept)))
+    said = json.loads((folder / "trust.json").read_text())["bins"]
+    error = sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in said) / 90
+    assert values["calibration"]["expected_error"] == pytest.approx(error)
+    assert sum(row["n"] * row["confidence"] for row in said) / 90 == pytest.approx(np.mean(confidence), abs=1e-5)
+    with (folder / "label_issues.csv").open(newline="") as file:
+        issues = list(csv.DictReader(file))
+    assert len(issues) == values["label_issues"]
+    assert {row["filename"] for row in issues} <= {row["filename"] for row in rows}
+    split = json.loads((folder.parent / "split.json").read_text())
+    assert sorted(row["filename"] for row in rows) == sorted(split["test"])
+    with (folder / "conf_matrix.csv").open(newline="") as file:
+        matrix = list(csv.reader(file))
+    counts = np.array([line[1:] for line in matrix[1:]], dtype=int)
+    assert counts.sum() == 90
+    assert np.trace(counts) == round(values["accuracy"] * 90)
+    with (folder / "predictions.csv").open(newline="") as file:
+        answers = list(csv.DictReader(file))
+    assert len(answers) == 30
+    assert set(answers[0]) == {"filename", "label", "probability"}
+    assert all(0 < float(row["probability"]) <= 1 for row in answers)
+    assert len(json.loads((folder / "pred.json").read_text())) == 5
+    for name in ("conf_matrix.png", "pred.png", "mistakes.png", "trust.png", "confused.png"):
+        with Image.open(folder / name) as image:
+            assert np.asarray(image.convert("L")).std() > 10, name
+    assert (trained / "predict5.py.out").read_text(encoding="utf-8").splitlines()[-1].startswith("built-in sample")
+
+
+def test_tta_is_the_mean_over_views(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(trained)
+    predict5.main(predict5.Args(run="a", tta=True, precision="fp32"))
+    run = Path("results/a")
+    with (run / "test_tta" / "test_predictions.csv").open(newline="") as file:
+        row = list(csv.DictReader(file))[7]
+    model, record, _ = checkpoint.load_model(run, torch.device("cpu"))
+    about = json.loads((run / "tta.json").read_text())
+    image, shares = load_image(image_of(row)), []
+    with torch.inference_mode():
+        for view in tta_views(64):
+            shares.append(model(normalise(view(image))[None])[0].softmax(0))
+    assert len(shares) == 3
+    mean = torch.stack(shares).mean(0)
+    expected = (mean.log() / about["temperature"]).softmax(0)
+    assert float(row["probability"]) == pytest.approx(expected.max().item(), abs=1e-4)
+    assert row["predicted"] == record["classes"][int(expected.argmax())]
+    assert about["epoch"] == record["epoch"]
+    assert about["val"]["accuracy"] == pytest.approx(record["val"]["accuracy"], abs=0.15)
+    before = (run / "tta.json").stat().st_mtime_ns
+    predict5.main(predict5.Args(run="a", tta=True, precision="fp32", images=(image_of(row),)))
+    assert (run / "tta.json").stat().st_mtime_ns == before
+    assert f"{row['predicted']} {float(row['probability']):.2f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("views", "whole"), [(2, False), (3, True)])
+def test_tta_looks_at_the_whole_where_training_did(views: int, whole: bool) -> None:
+    record = {"image_size": 320, "recipe": {"views": views}}
+    predictor = predict5.Predictor(predict5.Args(), Path(), ActionNet(2), record, {}, torch.device("cpu"))
+    assert [view.size for view in predictor.views] == [320, 320, 320] + [256] * whole
+
+
+def image_of(row: dict[str, str]) -> Path:
+    return Path("data/sample") / row["filename"]
+
+
+def test_predict5_answers_for_any_pictures(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(trained)
+    Path("mine").mkdir()
+    picture(0).save("mine/one.png")
+    picture(1).convert("L").save("mine/two.jpg")
+    args = predict5.Args(images=(Path("mine"), Path("mine/one.png")), csv=Path("mine.csv"), precision="fp32")
+    predict5.main(args)
+    with Path("mine.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["filename"] for row in rows] == ["mine/one.png", "mine/two.jpg"]
+    assert rows[0]["label"] in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"mine/three.png: no such file"):
+        predict5.main(predict5.Args(images=(Path("mine/three.png"),)))
+    Path("mine/bad.jpg").write_bytes(b"?")
+    with pytest.raises(InputError, match=r"mine/bad.jpg"):
+        predict5.main(args)
+
+
+def test_what_a_leak_is_worth(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(sample, "mine")
+    with Path("mine/Training_set.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    for name, _ in rows[::2]:
+        shutil.copy(Path("mine/train") / name, Path("mine/train") / f"copy_{name}")
+    write_rows(Path("mine/Training_set.csv"), [header, *rows, *((f"copy_{name}", label) for name, label in rows[::2])])
+    train.main(small(data=Path("mine"), run="leak", epochs=1, ignore_copies=True))
+    predict5.main(predict5.Args(run="leak", precision="fp32"))
+    split = json.loads(Path("results/leak/split.json").read_text())
+    with Path("results/leak/test/test_predictions.csv").open(newline="") as file:
+        right = {row["filename"]: row["true"] == row["predicted"] for row in csv.DictReader(file)}
+    learned = {(Path("mine") / name).read_bytes() for name in split["train"]}
+    true = {name: (Path("mine") / name).read_bytes() in learned for name in split["test"]}
+    copies = json.loads(Path("results/leak/test/metrics.json").read_text())["copies"]
+    for kind, wanted in (("with a copy in training", True), ("without", False)):
+        chosen = [right[name] for name, copied in true.items() if copied is wanted]
+        assert copies[kind] == {"n": len(chosen), "accuracy": pytest.approx(np.mean(chosen))}

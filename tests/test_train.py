@@ -1,0 +1,290 @@
+"""train.py as a user runs it, small: what it leaves behind, resuming, and wrong input."""
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import NARROW, REPOSITORY, Script, picture, read_jsonl, small
+from PIL import Image
+
+import predict5
+import train
+from backbones.imagenet_weights import BackboneWeights
+from dataset import EvalTransform, HarDataset, normalise, read_dataset
+from evaluation.calibration import fit_temperature
+from evaluation.metrics import summarise
+from model import ActionNet
+from runtime.errors import InputError
+from sample.build import ensure_sample
+from training import checkpoint
+from training.recipe import Recipe
+
+
+def test_train_leaves_its_numbers(trained: Path) -> None:
+    run = trained / "results" / "a"
+    best = json.loads((run / "best.json").read_text())
+    rows = read_jsonl(run / "metrics.jsonl")
+    assert best["dataset"] == "built-in sample"
+    assert "random" in best["weights"]
+    assert len(best["classes"]) == 15
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    winner = min(rows, key=lambda row: row["calibrated"])
+    assert {key: best[key] for key in ("epoch", "train", "val")} == {
+        key: winner[key] for key in ("epoch", "train", "val")
+    }
+    assert set(best["val"]) == {"loss", "accuracy", "precision", "recall", "f1"}
+    assert {"check", "features", "training", "sample", "weights"} <= set(best["seconds"])
+    split = json.loads((run / "split.json").read_text())
+    assert (len(split["test"]), len(split["val"]), len(split["train"])) == (90, 105, 405)
+    with Image.open(run / "loss.png") as curves:
+        assert curves.size[0] > 800
+    output = (trained / "train.py.out").read_text(encoding="utf-8")
+    assert "prepare_data.py" in output  # how to get the real set
+    assert output.splitlines()[-1].startswith("built-in sample")
+
+
+def test_checkpoint_opens_safely_and_repeats_validation(trained: Path) -> None:
+    run = trained / "results" / "a"
+    content = torch.load(run / "best.pt", weights_only=True)
+    assert content["record"]["epoch"] == json.loads((run / "best.json").read_text())["epoch"]
+    model, record, split = checkpoint.load_model(run, torch.device("cpu"))
+    assert not model.training
+    assert {part: list(names) for part, names in split.items()} == json.loads((run / "split.json").read_text())
+    data = {sample.name: sample for sample in read_dataset(trained / "data" / "sample").train}
+    pictures = HarDataset([data[name] for name in split["val"]], record["classes"], EvalTransform(64))
+    images, targets = zip(*(pictures[n] for n in range(len(pictures))), strict=True)
+    with torch.inference_mode():
+        logits = model(normalise(torch.stack(images)))
+    again = summarise(logits, torch.tensor(targets))
+    assert again["loss"] == pytest.approx(record["val"]["loss"], rel=0.02)  # training read the maps in bfloat16
+    assert again["accuracy"] == pytest.approx(record["val"]["accuracy"], abs=0.03)
+    assert record["temperature"] == pytest.approx(fit_temperature(logits, torch.tensor(targets)), rel=0.05)
+    torch.testing.assert_close(model.probabilities(logits), (logits / record["temperature"]).softmax(1))
+
+
+def test_interrupted_run_goes_on_as_if_never_stopped(trained: Path) -> None:
+    """A second process is killed after its second epoch; --resume then writes the numbers of the run that was not."""
+    command = [sys.executable, str(REPOSITORY / "train.py"), *NARROW, "--epochs", "4", "--run", "cut"]
+    metrics = trained / "results" / "cut" / "metrics.jsonl"
+    with subprocess.Popen(command, cwd=trained, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (metrics.exists() and len(read_jsonl(metrics)) >= 2):
+            time.sleep(0.02)
+        process.kill()
+    assert len(read_jsonl(metrics)) < 4
+    again = subprocess.run([*command[:2], "--resume", "--run", "cut"], cwd=trained, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "going on after epoch" in again.stdout
+
+    def without_time(path: Path) -> list[dict]:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in read_jsonl(path)]
+
+    assert without_time(metrics) == without_time(trained / "results" / "a" / "metrics.jsonl")
+
+
+def test_second_run_reuses_the_features(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(trained)
+    before = {path: path.stat().st_mtime_ns for path in Path("data/cache").glob("maps-*/maps.bin")}
+    train.main(small(run="b", epochs=1, seed=0, channels=64))
+    assert len(before) == Recipe().views
+    assert before == {path: path.stat().st_mtime_ns for path in Path("data/cache").glob("maps-*/maps.bin")}
+    with pytest.raises(InputError, match=r"results/b exists; give another name, or --resume"):
+        train.main(small(run="b"))
+    with pytest.raises(InputError, match=r"own --epochs; leave it out"):
+        train.main(train.Args(run="b", resume=True, epochs=7))
+
+
+def test_int8_is_calibrated_once_and_used_again(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"data": sample, "precision": "int8", "epochs": 1, "views": 1, "cache": Path("cache")}
+    train.main(small(**options, run="q"))
+    models = {path: path.stat().st_mtime_ns for path in Path("cache").glob("int8-*/*")}
+    assert models
+    assert json.loads(Path("results/q/best.json").read_text())["precision"].startswith("int8 ")
+    predict5.main(predict5.Args(run="q", cache=Path("cache")))
+    with Path("results/q/test/test_predictions.csv").open(newline="") as file:
+        int8 = [float(row["probability"]) for row in csv.DictReader(file)]
+    predict5.main(predict5.Args(run="q", cache=Path("cache"), precision="fp32"))
+    with Path("results/q/test/test_predictions.csv").open(newline="") as file:
+        fp32 = [float(row["probability"]) for row in csv.DictReader(file)]
+    assert int8 != fp32
+    assert int8 == pytest.approx(fp32, abs=0.1)
+    assert models == {path: path.stat().st_mtime_ns for path in Path("cache").glob("int8-*/*")}
+
+
+def test_unfrozen_stage_is_trained_kept_and_resumed(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, untrained: BackboneWeights
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"data": sample, "unfreeze": "layer4", "views": 1, "snapshots": True}
+    train.main(small(**options, run="u", epochs=2))
+    model, record, _ = checkpoint.load_model(Path("results/u"), torch.device("cpu"))
+    assert model.unfreeze == record["arguments"]["unfreeze"] == "layer4"
+    assert torch.equal(model.base_model.layer3[0].conv1.weight, untrained.state["layer3.0.conv1.weight"])
+    assert not torch.equal(model.base_model.layer4[0].conv1.weight, untrained.state["layer4.0.conv1.weight"])
+    predict5.main(predict5.Args(run="u", precision="fp32"))
+    with Path("results/u/test/test_predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    files = {sample.name: sample for sample in read_dataset(sample).labelled}
+    pictures = HarDataset([files[row["filename"]] for row in rows], record["classes"], EvalTransform(64))
+    images = normalise(torch.stack([pictures[n][0] for n in range(len(pictures))]))
+    with torch.inference_mode():
+        highest = model.probabilities(model(images)).max(1).values  # the whole network at once
+    assert [float(row["probability"]) for row in rows] == pytest.approx(highest.tolist(), abs=1e-4)
+    save = checkpoint.save_snapshot
+
+    def stop_at_second(run: Path, model: ActionNet, epoch: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        save(run, model, epoch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save_snapshot", stop_at_second)
+        train.main(small(**options, run="v", epochs=2))
+    assert len(read_jsonl(Path("results/v/metrics.jsonl"))) == 1
+    train.main(train.Args(run="v", resume=True))
+    one, other = (read_jsonl(Path(f"results/{run}/metrics.jsonl"))[1] for run in "uv")
+    assert (one["train"], one["val"]) == (other["train"], other["val"])
+    start = model.base_model.layer4[0].conv1.weight.clone()
+    checkpoint.load_snapshot(checkpoint.find_snapshots(Path("results/v"))[0], model)
+    assert not torch.equal(start, model.base_model.layer4[0].conv1.weight)  # as it was before training
+    torch.testing.assert_close(
+        model.base_model.layer4[0].conv1.weight, untrained.state["layer4.0.conv1.weight"], rtol=1e-3, atol=1e-4
+    )
+
+
+def test_a_head_is_taken_over_from_a_run_of_the_same_pictures_alone(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train.main(small(data=sample, views=1, run="frozen", epochs=3))
+    options = {"data": sample, "views": 1, "unfreeze": "layer4", "head": "frozen", "epochs": 1}
+    train.main(small(**options, lr=1e-9, run="tuned"))  # a rate at which nothing moves
+    frozen, tuned = (checkpoint.load_model(Path("results", run), torch.device("cpu"))[0] for run in ("frozen", "tuned"))
+    for layer in ("conv1", "conv2", "fc"):
+        weights = [getattr(model, layer).weight for model in (tuned, frozen)]
+        torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match=r"--head frozen: .* has other pictures or another --seed"):
+        train.main(small(**options, seed=1, run="leak"))
+    with pytest.raises(InputError, match=r"--head nothing: .* has no best.pt; runs that have: frozen, tuned"):
+        train.main(small(**options | {"head": "nothing"}, run="leak"))
+    assert not Path("results/leak").exists()
+
+
+def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train.main(small(data=sample, recipe="plain", epochs=1, run="p"))
+    best = json.loads(Path("results/p/best.json").read_text())
+    assert best["recipe"]["batch_size"] == 32
+    assert best["recipe"]["optimizer"] == "adam"
+    assert math.isfinite(best["val"]["loss"])
+    assert not list(Path("data/cache").glob("maps-*"))
+    last = torch.load("results/p/last.pt", weights_only=True)
+    del last["state"]["history"][0]["calibrated"]  # as it was before
+    torch.save(last, "results/p/last.pt")
+    with pytest.raises(InputError, match=r"results/p: of an earlier version, .*; train anew"):
+        train.main(train.Args(run="p", resume=True))
+
+
+def test_a_small_set_trains_on_all_channels_and_parts_go_by_their_share(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train.main(small(data=sample, epochs=1, run="s", val_share=0.4))
+    best = json.loads(Path("results/s/best.json").read_text())
+    assert (best["recipe"]["channels"], best["recipe"]["channel_dropout"], best["directions"]) == (0, 0.2, "")
+    assert [best["split"][part] for part in ("train", "val", "test")] == [60, 45, 15]
+    assert train.Args().resolve(2000).channels == 512
+    assert train.Args(channels=64).resolve(10).channels == 64
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": Path("nowhere")}, r"nowhere: holds neither"),
+        ({"recipe": "plain", "mixup": 0.2}, r"--recipe plain fixes --mixup at 0.0; leave --mixup out"),
+        ({"views": 0, "coarse": 0.5}, r"--coarse needs cached maps"),
+        ({"stage_lr": 0.5}, r"--stage-lr is for unfrozen stages"),
+        ({"unfreeze": "layer4", "coarse": 0.5}, r"--coarse needs .* a frozen backbone"),
+        ({"views": 0, "channels": 64}, r"--channels needs cached maps"),
+        ({"views": 0, "precision": "int8"}, r"--precision int8 needs cached maps"),
+        ({"compile": True, "precision": "int8"}, r"--compile and --precision int8"),
+        ({"image_size": 100}, r"--image-size 100: must be a multiple of 32"),
+        ({"dropout": 1.5}, r"--dropout 1.5: must be 0 to 1"),
+        ({"epochs": 0}, r"--epochs 0: must be above 0"),
+        ({"run": "a/b"}, r"--run a/b: a name of letters"),
+        ({"run": ".."}, r"--run ..: a name of letters"),
+        ({"val_share": 1.0}, r"--val-share 1.0: must be between 0 and 1"),
+        ({"seed": -1}, r"--seed -1: must not be below 0"),
+        ({"weights": "nothing.pth"}, r"nothing.pth: no such file"),
+        ({"device": "cuda:99"}, r"--device cuda:99"),
+        ({"resume": True}, r"no run with last.pt"),
+    ],
+)
+def test_wrong_input_is_named_and_nothing_is_left(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        train.main(small(**{"data": sample} | options))
+    assert not Path("results").exists() or not list(Path("results").iterdir())
+
+
+def test_scripts_end_with_one_line(tmp_path: Path, script: Script) -> None:
+    done = script(tmp_path, "predict5.py", "--run", "nothing")
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip() == f"error: --run nothing: {Path('results/nothing')} has no best.pt; runs that have: none"
+    )
+
+
+def test_without_weights_the_sample_runs_on_random_ones(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("http_proxy", "https_proxy", "npm_config_registry"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens on the discard port
+    train.main(small(data=sample, weights="auto", epochs=1, run="r"))
+    assert "random weights" in json.loads(Path("results/r/best.json").read_text())["weights"]
+    assert "random, untrained backbone" in capsys.readouterr().out
+    (sample / "dataset.json").rename(tmp_path / "dataset.json")  # now it is somebody's dataset
+    try:
+        with pytest.raises(train.WeightsUnavailable, match="Three remedies"):
+            train.main(small(data=sample, weights="auto", epochs=1, run="s"))
+    finally:
+        (tmp_path / "dataset.json").rename(sample / "dataset.json")
+
+
+def test_changed_pictures_are_noticed(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(sample, "mine")
+    train.main(small(data=Path("mine"), epochs=1, run="c", precision="bf16"))
+    train.main(train.Args(run="c", resume=True))  # finished: says so, and changes nothing
+    best = json.loads(Path("results/c/best.json").read_text())
+    assert best["seconds"]["training"] > 0
+    tested = json.loads(Path("results/c/split.json").read_text())["test"][0]
+    picture(5, (200, 150)).save(Path("mine") / tested)
+    with pytest.raises(InputError, match=rf"{tested} and 0 more of the run's test set are not the pictures"):
+        predict5.main(predict5.Args(run="c", precision="fp32"))
+    with pytest.raises(InputError, match=r"the dataset has changed since the run began"):
+        train.main(train.Args(run="c", resume=True))
+
+
+def test_imagenet_features_tell_the_drawn_actions_apart(
+    imagenet: BackboneWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small pictures and few of them: far above one in fifteen, and no set that is solved."""
+    monkeypatch.chdir(tmp_path)
+    ensure_sample(Path("drawn"), per_class=20)
+    train.main(train.Args(data=Path("drawn"), image_size=128, epochs=8, views=1, batch_size=32, run="i"))
+    predict5.main(predict5.Args())
+    assert 4 / 15 < json.loads(Path("results/i/test/metrics.json").read_text())["accuracy"] < 1

@@ -1,0 +1,208 @@
+"""The training loop. It does not know whether its inputs are pictures or feature maps."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from dataset import normalise
+from evaluation.calibration import fit_temperature
+from evaluation.metrics import summarise
+from model import ActionNet
+from runtime import distributed
+from runtime.device import autocast, release_freed_memory
+from runtime.errors import InputError
+from training.feeds import Batches, CachedSource, Forward, ImageSource
+from training.recipe import Recipe
+
+TIDY = 4  # batches after which freed memory goes back: kept for longer, it breaks up and more and more is taken
+
+
+@dataclass
+class State:
+    """What changes from step to step beside the model, and the epochs so far (rows of `metrics.jsonl`)."""
+
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+    scaler: torch.amp.GradScaler
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name).state_dict() for name in ("optimizer", "scheduler", "scaler")}
+        return parts | {"history": self.history}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in ("optimizer", "scheduler", "scaler"):
+            if state[name]:  # a scaler has none where it is not needed
+                getattr(self, name).load_state_dict(state[name])
+        self.history = state["history"]
+
+
+def start(model: ActionNet, recipe: Recipe, epochs: int, count: int, device: torch.device, dtype: torch.dtype) -> State:
+    """A fresh state for training on `count` pictures an epoch."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    groups = [
+        {"params": parameters, "lr": recipe.lr * recipe.stage_lr**depth}
+        for depth, parameters in enumerate(model.trained_parameters())
+    ]
+    optimizer = kind(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    steps = math.ceil(count / recipe.batch_size)
+    if recipe.schedule == "constant":
+        scheduler = LambdaLR(optimizer, lambda step: 1.0)
+    else:
+        scheduler = warmup_cosine(optimizer, round(recipe.warmup * steps), epochs * steps)
+    return State(optimizer, scheduler, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16))
+
+
+def fit(
+    model: ActionNet,
+    feed: CachedSource | ImageSource,
+    recipe: Recipe,
+    epochs: int,
+    seed: int,
+    state: State,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_epoch: Callable[[bool], None],
+) -> None:
+    """Trains until `epochs` are done or patience is at its end.
+
+    Every epoch appends a row to `state.history` and calls `on_epoch` with whether it is the best (`best_epoch`).
+    """
+    trained = [parameter for group in model.trained_parameters() for parameter in group]
+    forward = distributed.data_parallel(trained, feed.forward)
+    for epoch in range(len(state.history) + 1, epochs + 1):
+        best = best_epoch(state.history)
+        if recipe.patience and best and epoch - 1 - max(best["epoch"], recipe.coarse_epochs(epochs)) >= recipe.patience:
+            return
+        begin = time.perf_counter()
+        torch.manual_seed(seed * 1_000_003 + epoch)  # each epoch stands alone, so that a resumed run repeats it
+        lr = state.optimizer.param_groups[0]["lr"]
+        model.train()
+        about = {"desc": f"epoch {epoch}", "unit": " images", "leave": False, "disable": distributed.rank() > 0}
+        with tqdm(total=len(feed) // distributed.world_size(), **about) as bar:
+            batches = shown(to_device(feed.train(epoch), device), bar)
+            train = train_epoch(forward, batches, state, recipe, device, dtype, np.random.default_rng((seed, epoch)))
+        model.eval()
+        logits, targets = predict(feed.forward, to_device(feed.val(), device), model.fc.out_features, device, dtype)
+        val, temperature = summarise(logits, targets), round(fit_temperature(logits, targets), 4)
+        calibrated = cross_entropy(logits / temperature, targets).item()
+        release_freed_memory()
+        row = {"epoch": epoch, "train": train, "val": val, "calibrated": calibrated, "temperature": temperature}
+        state.history.append(row | {"lr": lr, "seconds": round(time.perf_counter() - begin, 2)})
+        on_epoch(best is None or calibrated < best["calibrated"])
+
+
+def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row with the smallest calibrated validation loss; None where there is none yet.
+
+    That is the loss after temperature, with which the network answers. Before it, label smoothing and mixup would be
+    mistaken for errors: the longer a network learns to be unsure, the larger its loss, though it is right more often.
+    """
+    return min(history, key=lambda row: row["calibrated"], default=None)
+
+
+def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
+    """The rate rises in a line over the warm-up, then falls along half a cosine to 0 (https://arxiv.org/abs/1608.03983)."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, total_steps - warmup_steps)))
+
+    return LambdaLR(optimizer, factor)
+
+
+def mix(inputs: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
+    """Mixup (https://arxiv.org/abs/1710.09412): blends each input with its neighbour in the batch, which chance made.
+
+    Returns: the blend, the partner of each row (B,), and the share of the row itself, at least one half.
+    """
+    share = rng.beta(alpha, alpha) if alpha > 0 else 1.0
+    share = max(share, 1 - share)
+    partners = torch.arange(len(inputs), device=inputs.device) ^ 1
+    partners = partners.clamp(max=max(0, len(inputs) - 1))  # the last of an odd number stays alone
+    return (inputs if share == 1 else inputs.mul(share).add_(inputs[partners], alpha=1 - share)), partners, share
+
+
+def to_device(batches: Batches, device: torch.device) -> Batches:
+    """Brings batches to the device; pictures travel as bytes and are normalised there."""
+    for inputs, targets in batches:
+        if device.type == "cuda" and not inputs.is_cuda and not inputs.is_pinned():
+            inputs = inputs.pin_memory()  # else the copy would wait
+        inputs = inputs.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        yield normalise(inputs) if inputs.dtype == torch.uint8 else inputs, targets.to(device, non_blocking=True)
+
+
+def shown(batches: Batches, bar: tqdm) -> Batches:
+    """Passes batches on and moves the progress bar by their pictures."""
+    for inputs, targets in batches:
+        yield inputs, targets
+        bar.update(len(targets))
+
+
+def train_epoch(
+    forward: Forward,
+    batches: Batches,
+    state: State,
+    recipe: Recipe,
+    device: torch.device,
+    dtype: torch.dtype,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Trains on every batch once.
+
+    Returns: `metrics.summarise` of the logits as they came in training (augmented, mixed, with dropout) against each
+    row's own label and without smoothing, so that the loss can be held against validation's.
+
+    Raises: InputError where the loss stops being a number.
+    """
+    all_logits, all_targets = [], []
+    for inputs, targets in batches:
+        inputs, partners, share = mix(inputs, recipe.mixup, rng)
+        with autocast(device, dtype):
+            logits = forward(inputs)  # (B, K)
+        logits = logits.float()
+        losses = share * cross_entropy(logits, targets, reduction="none", label_smoothing=recipe.label_smoothing)
+        if share < 1:
+            partner = cross_entropy(logits, targets[partners], reduction="none", label_smoothing=recipe.label_smoothing)
+            losses = losses + (1 - share) * partner
+        # The mean over the rows of all processes, whose gradients DistributedDataParallel averages.
+        loss = losses.sum() * distributed.world_size() / distributed.row_offset(len(losses))[1]
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scaler.scale(loss).backward()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.scheduler.step()
+        all_logits.append(logits.detach())
+        all_targets.append(targets)
+        if len(all_targets) % TIDY == 0:
+            release_freed_memory()
+    logits, targets = (
+        distributed.all_gather_rows(torch.cat(all_logits)),
+        distributed.all_gather_rows(torch.cat(all_targets)),
+    )
+    if not logits.isfinite().all():
+        raise InputError("the training loss is no longer a number: give a smaller --lr, or --precision fp32")
+    return summarise(logits, targets)
+
+
+@torch.inference_mode()
+def predict(
+    forward: Forward, batches: Batches, classes: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Returns logits (N, K) in float32 and targets (N,), on the CPU; of all processes, one after the other."""
+    all_logits, all_targets = [torch.empty(0, classes)], [torch.empty(0, dtype=torch.long)]
+    for inputs, targets in batches:
+        with autocast(device, dtype):
+            all_logits.append(forward(inputs).float().cpu())
+        all_targets.append(targets.cpu())
+    return distributed.all_gather_rows(torch.cat(all_logits)), distributed.all_gather_rows(torch.cat(all_targets))
