@@ -1,39 +1,37 @@
-"""Records what the layers of a network produce in a forward pass, by name.
+"""Forward hooks by layer name, on any `nn.Module`: record what layers output, or dump it as plots.
 
-    with record(model, ["base_model_layer1_block1_conv1", "relu2"]) as acts:
+    with record(model, ["layer1.0.conv1", "fc"]) as acts:
         model(images)
-    acts["relu2"]                            # (B, 256, 10, 10), a copy on the CPU
+    acts["fc"]                               # (B, 1000), a copy on the CPU
 
-A layer goes by its dotted name (`base_model.layer1.0.conv1`) or by the friendly one, in which blocks count from one
-(`base_model_layer1_block1_conv1`). ResNet calls one in-place ReLU three times a block: `base_model.layer1.0.relu#2`, or
-`base_model_layer1_block1_relu2`, is the second of them, and the name alone means all three.
+    with dump(model, ["layer1.0.conv1", "layer4"], folder="activations"):
+        model(images)                        # writes activation maps, kernels and histograms of images[0]
+
+`inspection.layer_names` says how layers are named (`relu#2` is the second call of `relu`).
 """
 
-import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from tqdm import tqdm
 
+from inspection.layer_names import as_maps, describe_layer, find_layer, friendly, leaf_layers, module_of
+from inspection.layer_stats import KernelView, histogram, most_active
+from runtime.distributed import is_main
 from runtime.errors import InputError
-
-
-def friendly(layer: str) -> str:
-    """`base_model.layer1.0.relu#2` → `base_model_layer1_block1_relu2`; fit for a file name."""
-    name = re.sub(r"(layer\d+)\.(\d+)", lambda match: f"{match[1]}.block{int(match[2]) + 1}", layer)
-    return name.replace(".", "_").replace("#", "")
 
 
 class Recording(dict[str, Tensor]):
     """Outputs by dotted name (`name#k` where a layer was called more than once), in the order of the calls.
 
     Attributes:
-        gradients: the same for the gradients that `backward` brought to these outputs, where they were asked for.
+        gradients: the same for gradients of these outputs that `backward` computed, where they were asked for.
     """
 
     gradients: "Recording"
@@ -42,35 +40,12 @@ class Recording(dict[str, Tensor]):
         for layer in self:
             if friendly(layer) in (friendly(name), friendly(name.removesuffix("#1"))):
                 return self[layer]
-        raise InputError(f"layer {name}: not recorded; there are {', '.join(self) or 'none: the model did not run'}")
-
-
-def find_layer(model: nn.Module, name: str) -> tuple[str, int]:
-    """Returns the dotted name of a layer and which of its calls is meant (0: every one).
-
-    Raises: InputError naming what is alike, where the model has no such layer.
-    """
-    by_name = {layer: layer for layer, _ in model.named_modules() if layer}
-    by_name |= {friendly(layer): layer for layer in by_name}
-    base, _, call = name.partition("#")
-    if base in by_name and (base == name or (call.isdecimal() and int(call) > 0)):
-        return by_name[base], int(call or 0)
-    ending = re.fullmatch(r"(.+\D)(\d+)", name)  # relu2, where the model has a relu and no relu2
-    if ending and ending[1] in by_name and int(ending[2]) > 0:
-        return by_name[ending[1]], int(ending[2])
-    alike = get_close_matches(base, by_name, n=3, cutoff=0.5)
-    raise InputError(
-        f"layer {name}: the model has none of that name" + (f"; alike: {', '.join(alike)}" if alike else "")
-    )
-
-
-def leaf_layers(model: nn.Module) -> list[str]:
-    """The dotted names of all layers that hold no others."""
-    return [name for name, module in model.named_modules() if name and not any(module.children())]
+        there = ", ".join(self) or "none, since the model did not run"
+        raise InputError(f"layer {name}: not recorded; recorded layers: {there}")
 
 
 def to_cpu(output: Tensor) -> Tensor:
-    """A copy: the layer after may write over the tensor, as ResNet's ReLUs do."""
+    """A copy: the next layer may overwrite the tensor, as ResNet's in-place ReLUs do."""
     return output.detach().to("cpu", copy=True)
 
 
@@ -78,15 +53,16 @@ def to_cpu(output: Tensor) -> Tensor:
 def record(
     model: nn.Module, layers: Iterable[str], gradients: bool = False, keep: Callable[[Tensor], Tensor] = to_cpu
 ) -> Iterator[Recording]:
-    """Within the block, every forward pass of `model` fills the recording anew.
+    """Records the layers' outputs; every forward pass of `model` within the block fills the recording anew.
 
-    Afterwards no hook is left and every module is in the mode (training or evaluation) that it was in, also where the
-    block ended in an exception.
+    Afterwards, also after an exception, no hook is left and every module is in the mode (training or evaluation) that
+    it was in. Of an output that is a tuple, list or dict, its first tensor is recorded.
 
     Args:
-        gradients: also keep the gradients that reach the outputs. They do so behind a frozen layer only where the
-            input itself asks for one (`images.requires_grad_()`).
-        keep: what of an output is kept; for a large dataset something smaller than the copy.
+        layers: dotted or friendly names.
+        gradients: also record gradients of the outputs. Behind a frozen layer they exist only where the input itself
+            requires one (`images.requires_grad_()`).
+        keep: what is kept of an output; for a large dataset something smaller than the copy.
 
     Raises: InputError where the model has no such layer, or at the end of the block no such call of it.
     """
@@ -105,13 +81,13 @@ def record(
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
         stack.callback(remove, handles := [model.register_forward_pre_hook(begin)])
-        for name, which in wanted.items():
-            hook = make_hook(name, which, acts, calls, gradients, keep)
+        for name, numbers in wanted.items():
+            hook = make_hook(name, numbers, acts, calls, gradients, keep)
             handles.append(model.get_submodule(name).register_forward_hook(hook))
         yield acts
-        for name, which in wanted.items():
-            if calls[name] and max(which) > calls[name]:
-                raise InputError(f"layer {name}#{max(which)}: called only {calls[name]} times in a forward pass")
+        for name, numbers in wanted.items():
+            if calls[name] and max(numbers) > calls[name]:
+                raise InputError(f"layer {name}#{max(numbers)}: called only {calls[name]} times in a forward pass")
 
 
 def remove(handles: Sequence[RemovableHandle]) -> None:
@@ -121,15 +97,18 @@ def remove(handles: Sequence[RemovableHandle]) -> None:
 
 def make_hook(
     name: str,
-    which: set[int],
+    numbers: set[int],
     acts: Recording,
     calls: Counter[str],
     gradients: bool,
     keep: Callable[[Tensor], Tensor],
-) -> Callable[[nn.Module, tuple, Tensor], None]:
-    def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        if not isinstance(output, Tensor):
-            raise InputError(f"layer {name}: puts out {type(output).__name__}, only tensors can be recorded")
+) -> Callable[[nn.Module, tuple, Any], None]:
+    """A forward hook that records the calls `numbers` (0: every one) of the layer `name`."""
+
+    def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
+        tensor = first_tensor(output)
+        if tensor is None:
+            raise InputError(f"layer {name}: outputs {type(output).__name__} without a tensor; leave it out")
         calls[name] += 1
         call = calls[name]
         if call == 2:  # now the first call needs its number too
@@ -137,84 +116,162 @@ def make_hook(
                 renamed = {f"{name}#1" if layer == name else layer: value for layer, value in part.items()}
                 part.clear()
                 part.update(renamed)
-        if not which & {0, call}:
+        if not numbers & {0, call}:
             return
-        layer = name if call == 1 else f"{name}#{call}"
-        acts[layer] = keep(output)
-        if gradients and output.requires_grad:
+        acts[name if call == 1 else f"{name}#{call}"] = keep(tensor)
+        if gradients and tensor.requires_grad:
             # The call's final name is known only after the forward pass, hence the look at `calls`.
             def keep_gradient(gradient: Tensor) -> None:
                 acts.gradients[f"{name}#{call}" if calls[name] > 1 else name] = keep(gradient)
 
-            output.register_hook(keep_gradient)
+            tensor.register_hook(keep_gradient)
 
     return hook
 
 
-def as_maps(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a batch of one picture brought, as maps (C, h, w).
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor of a layer's output, or the first one in a tuple, list or dict."""
+    if isinstance(output, Tensor):
+        return output
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    return next((value for value in values if isinstance(value, Tensor)), None)
 
-    Single values (1, C) become 1 × 1. Of a transformer's tokens (1, N, C), those of the patches are the last ones that
-    fill a square; they take their places.
+
+@contextmanager
+def dump(
+    model: nn.Module,
+    layers: Iterable[str] | None = None,
+    folder: Path | str = "activations",
+    *,
+    every: int = 1,
+    prefix: str = "pass{}",
+    gradients: bool = False,
+    channels: Sequence[int] = (),
+    tiles: int = 24,
+    kernels: KernelView = "norm",
+    classes: Sequence[str] = (),
+    detail: str = "",
+) -> Iterator[Recording]:
+    """Plots the layers in every forward pass of `model` within the block, for the first image of the batch.
+
+    Writes, each file atomically, into `folder`:
+        activation_<prefix>_layer_<name>.png, .npy   maps of the most active channels; all maps (C, h, w)
+        kernels_<prefix>_layer_<name>.png, .npy      of convolutions: the kernels of the same channels
+        histograms_<prefix>.png, .json               of the activations of each layer
+
+    Works in training loops too: `record` says what holds for modes, hooks and outputs. In a process group only the main
+    process writes.
+
+    Args:
+        layers: dotted or friendly names; None: all layers without children.
+        every: plot the forward passes 0, every, 2 * every, …
+        prefix: part of the file names; {} becomes the number of the pass. Without {}, each pass overwrites the last.
+        gradients: also record gradients (see `record`).
+        channels: those to plot where a layer has them, instead of the most active ones.
+        tiles: how many of the most active channels to plot.
+        kernels: see `inspection.layer_stats.kernel_tiles`.
+        classes: names of the outputs of a linear layer with as many.
+        detail: second line of every plot.
+
+    Yields: the recording of the latest plotted pass, batch size 1.
+
+    Raises: InputError as `record`, or on a wrong `every` or `prefix`.
     """
-    return {name: maps_of(output[0]) for name, output in outputs.items()}
+    if every < 1:
+        raise InputError(f"every={every}: must be 1 or more")
+    if Path(prefix).name != prefix:
+        raise InputError(f"prefix={prefix!r}: must be part of a file name; give the folder as folder=")
+    step = 0
+
+    def keep(output: Tensor) -> Tensor:
+        if step % every:
+            return output.new_empty(0)
+        return to_cpu(output[:1] if output.dim() else output[None])
+
+    def plot(*_: object) -> None:
+        nonlocal step
+        if step % every == 0 and is_main():
+            name = prefix.replace("{}", str(step))
+            write_plots(Path(folder), name, model, acts, channels, tiles, kernels, classes, detail)
+        step += 1
+
+    with record(model, leaf_layers(model) if layers is None else layers, gradients, keep) as acts:
+        handle = model.register_forward_hook(plot)
+        try:
+            yield acts
+        finally:
+            handle.remove()
 
 
-def maps_of(output: Tensor) -> Tensor:
-    if output.dim() == 2:
-        side = math.isqrt(len(output))
-        return output[-side * side :].T.unflatten(1, (side, side))
-    return output if output.dim() == 3 else output[:, None, None]
+def write_plots(
+    folder: Path,
+    prefix: str,
+    model: nn.Module,
+    acts: Mapping[str, Tensor],
+    channels: Sequence[int],
+    tiles: int,
+    view: KernelView,
+    classes: Sequence[str],
+    detail: str,
+) -> None:
+    """Writes the files of one forward pass; see `dump`."""
+    from figures import layers as plots  # matplotlib takes a second, and recording does without
+
+    maps = as_maps(acts)
+    stats = {layer: histogram(values) for layer, values in maps.items()}
+    plots.histograms(folder / f"histograms_{prefix}.png", "Activation values by layer", detail, stats, "activations")
+    for layer, values in tqdm(maps.items(), "plot layers", unit=" layers", leave=False, disable=len(maps) < 30):
+        module, name = module_of(model, layer), f"{prefix}_layer_{friendly(layer)}"
+        heading = f"{layer} · {describe_layer(module)} · {' × '.join(map(str, values.shape))}"
+        path = folder / f"activation_{name}.png"
+        if classes and isinstance(module, nn.Linear) and module.out_features == len(classes):
+            plots.logits(path, heading, detail, values[:, 0, 0].numpy(), classes)
+            continue
+        shown = shown_channels(values, channels, tiles)
+        order = "as chosen" if set(shown) <= set(channels) else "most active first"
+        plots.activations(path, heading, detail, values, shown, order)
+        if isinstance(module, nn.Conv2d):
+            title = f"Kernels of {layer} · {describe_layer(module)}"
+            plots.kernels(folder / f"kernels_{name}.png", title, module, view, shown)
 
 
-def existing_layers(model: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
-    """The layers that the model has: a script's default ones are ResNet-50's, and other backbones lack some."""
-    there = {name for name, _ in model.named_modules()}
-    return tuple(layer for layer in layers if re.sub(r"^kernels:|#\d+$", "", layer) in there)
+def shown_channels(maps: Tensor, channels: Sequence[int], tiles: int) -> list[int]:
+    """The given channels, as far as maps (C, h, w) have them, else the `tiles` most active ones."""
+    there = [channel for channel in dict.fromkeys(channels) if channel < len(maps)]
+    return there or most_active(maps, tiles)
 
 
-def describe_layer(module: nn.Module) -> str:
-    """In a few words what a layer is: `Conv2d 64→256, 1×1`."""
-    kind = type(module).__name__
-    if isinstance(module, nn.Conv2d):
-        size, stride = module.kernel_size, module.stride
-        step = f", stride {stride[0]}" if stride != (1, 1) else ""
-        return f"Conv2d {module.in_channels}→{module.out_channels}, {size[0]}×{size[1]}{step}"
-    if isinstance(module, nn.Linear):
-        return f"Linear {module.in_features}→{module.out_features}"
-    if isinstance(module, nn.BatchNorm2d):
-        return f"BatchNorm2d {module.num_features}"
-    return f"{kind}, {len(module)} parts" if isinstance(module, nn.Sequential) else kind
+def layer_shapes(model: nn.Module, images: Tensor, layers: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the layers' outputs for one image of the batch, in the order of the calls."""
+    with torch.inference_mode(), record(model, layers, keep=lambda output: torch.tensor(output.shape[1:])) as shapes:
+        model.eval()
+        model(images)
+    return {layer: tuple(shape.tolist()) for layer, shape in shapes.items()}
 
 
-def module_of(model: nn.Module, layer: str) -> nn.Module:
-    """The module behind a recorded name."""
-    return model.get_submodule(layer.partition("#")[0])
-
-
-def fires(output: Tensor) -> Tensor:
-    """In how many images of a batch, (B, C, …), each channel is above zero anywhere, (C,)."""
+def active_images(output: Tensor) -> Tensor:
+    """In how many images of a batch (B, C, …) each channel is above zero anywhere, (C,)."""
     return (output > 0).reshape(*output.shape[:2], -1).any(2).sum(0).cpu()
 
 
 @torch.inference_mode()
-def activation_counts(
+def activation_frequency(
     model: nn.Module, batches: Iterable[Tensor], layers: Iterable[str]
 ) -> tuple[dict[str, Tensor], int]:
-    """In how many images each channel of some layers fires, that is, is above zero anywhere.
+    """Counts the images in which each channel of the layers is active, that is above zero anywhere.
 
     Args:
         batches: images (B, 3, S, S).
 
-    Returns: by layer counts (C,), and the number of images. A channel with count 0 is dead on these images.
+    Returns: counts (C,) by layer, and the number of images. A channel with count 0 is dead on these images.
     """
     counts: dict[str, Tensor] = {}
     seen = 0
-    with record(model, layers, keep=fires) as fired:
+    with record(model, layers, keep=active_images) as active:
         model.eval()
         for images in batches:
             model(images)
             seen += len(images)
-            for layer, count in fired.items():
+            for layer, count in active.items():
                 counts[layer] = counts.get(layer, 0) + count
     return counts, seen

@@ -1,306 +1,176 @@
-"""Tests the best checkpoint of a run, or predicts any pictures with it.
+"""Tests a run's best checkpoint on its test set, or predicts any images with it.
 
-    python predict5.py                        the newest run's test set
-    python predict5.py --run NAME --data DIR  another run; its dataset lies elsewhere now
-    python predict5.py --tta                  the mean over several views of each picture
-    python predict5.py PICTURE_OR_FOLDER …    a table of predictions; --csv FILE keeps it
+    python predict5.py                        test set of the newest run
+    python predict5.py --run NAME --data DIR  another run, whose dataset has moved
+    python predict5.py --tta                  test-time augmentation: mean over several views of each image
+    python predict5.py IMAGE_OR_FOLDER …      table of predictions; --csv FILE keeps it
 
-Writes results/<run>/test/ (with --tta test_tta/): metrics.json (with intervals), per_class.csv, conf_matrix.png and
-.csv, pred.png and .json (five pictures), mistakes.png and .json (the most confident ones), trust.png and .json
-(calibration, coverage), confused.png, label_issues.csv and .png (labels to review), test_predictions.csv; for a
-Testing_set.csv without labels also predictions.csv (filename, label, probability). --tta keeps its temperature in
-results/<run>/tta.json.
+Writes results/<run>/test/ (with --tta test_tta/): metrics.json (with confidence intervals), per_class.csv,
+conf_matrix.png and .csv, pred.png and .json (five images), mistakes.png and .json (the most confident ones), trust.png
+and .json (calibration, coverage), confused.png, label_issues.csv and .png (suspected label errors),
+test_predictions.csv; for a Testing_set.csv without labels also predictions.csv (filename, label, probability). --tta
+keeps its temperature in results/<run>/tta.json.
 """
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
-from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from dataset import ActionData, EvalTransform, HarDataset, Sample, image_files, read_dataset, tta_views
-from evaluation.calibration import fit_temperature
-from evaluation.metrics import summarise
-from evaluation.report import Test, answers
-from features.cache import WHOLE
-from features.engines import (
-    Backbone,
-    Int8Model,
-    Precision,
-    engine_factory,
-    frozen_id,
-    pick_engine_precision,
-    split_on_oom,
-)
-from inspection.examples import find_split_images
-from model import ActionNet
+from dataset import Sample, image_files
+from evaluation.report import EvaluationReport, prediction_rows
+from features.engines import PrecisionName
 from runtime import distributed
 from runtime.console import run_script
-from runtime.device import pick_device, pick_precision, pick_workers
+from runtime.device import pick_device
 from runtime.errors import InputError
-from runtime.files import write_csv, write_json
+from runtime.files import write_csv
+from runtime.options import RunOptions, require_range
 from splits.scan import check_images, group_duplicates
-from training import checkpoint
-from training.loop import predict, shown
+from training.predictor import Predictor
+from training.trained_run import load_run
 
-TTA = "tta.json"
 OPTIONAL = ("mistakes.png", "confused.png", "label_issues.png", "predictions.csv")  # not written by every test
+TABLE = ("filename", "label", "probability")
 
 
 @dataclass
-class Args:
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Pictures or folders to predict; without any, the run's test set."""
-    run: str = ""
-    """Name of the run. Without it: the newest."""
-    data: Path | None = None
-    """Where the run's dataset lies now. Without it: where it lay in training."""
+class Args(RunOptions):
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE …]")] = ()
+    """Images or folders to predict. Default: the run's test set."""
     csv: Path | None = None
-    """With pictures: also write the table here."""
+    """With images: also write the table to this file."""
     tta: bool = False
-    """Test-time augmentation: the mean over several views, some mirrored; the first time, fits a temperature for it."""
+    """Test-time augmentation: mean over several views, some mirrored; its temperature is fitted at the first use."""
     seed: int = 0
-    """Chooses the five pictures of pred.png."""
+    """Chooses the five images of pred.png."""
     batch_size: int = 128
+    """Images per forward pass."""
     skip_bad: bool = False
-    """Leave unreadable pictures out instead of stopping."""
-    device: str = "auto"
-    precision: Precision = "auto"
-    """int8: of the backbone, on a CPU; auto takes it there where the run was trained with it."""
+    """Leave unreadable images out instead of stopping."""
+    precision: PrecisionName = "auto"
+    """int8: of the backbone, on a CPU; auto takes it where the run was trained with it."""
     workers: int | None = None
-    cache: Path = Path("data/cache")
-    results: Path = Path("results")
-
-
-@dataclass
-class Predictor:
-    """A run's network, ready, and what its answers are called."""
-
-    args: Args
-    run: Path
-    model: ActionNet
-    record: dict[str, Any]
-    split: dict[str, dict[str, str]]
-    device: torch.device
-
-    @property
-    def title(self) -> str:
-        views = " · mean over views" if self.args.tta else ""
-        return f"{self.record['dataset']} · {self.record['weights']} · run {self.run.name}{views}"
-
-    @property
-    def views(self) -> list[EvalTransform]:
-        """What --tta looks at; without it, the first alone counts."""
-        size, seen = self.record["image_size"], self.record["recipe"]["views"] > WHOLE
-        return tta_views(size, self.model.crop_size(size) if seen else 0)
-
-    def __call__(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """Logits (N, K) and class indices (N,) of pictures, -1 where unlabelled.
-
-        With --tta the logarithms of mean probabilities over views.
-        """
-        views = self.views[: None if self.args.tta else 1]
-        own = samples[distributed.shard(len(samples))]
-        found = []
-        for number, view in enumerate(views, 1):
-            label = f"predict, view {number} of {len(views)}" if self.args.tta else "predict"
-            backbone = self.pick_backbone(len(own) * len(views), view.size)
-            logits, targets = self.predict(own, view, backbone, label)
-            found.append(logits)
-        if not self.args.tta:
-            return found[0], targets
-        return torch.stack(found).log_softmax(2).logsumexp(0) - math.log(len(found)), targets
-
-    def predict(
-        self, samples: Sequence[Sample], view: EvalTransform, backbone: Backbone, label: str
-    ) -> tuple[Tensor, Tensor]:
-        args, device, classes = self.args, self.device, self.record["classes"]
-        options = {"num_workers": pick_workers(device, args.workers), "pin_memory": device.type == "cuda"}
-        loader = DataLoader(HarDataset(samples, classes, view), args.batch_size, **options)
-
-        def answer(images: Tensor) -> Tensor:
-            return self.model.rest(backbone(images))
-
-        with tqdm(total=len(samples), desc=label, unit=" images", disable=distributed.rank() > 0) as bar:
-            dtype = pick_precision(device, args.precision)
-            return predict(lambda images: split_on_oom(answer, images), shown(loader, bar), len(classes), device, dtype)
-
-    @cached_property
-    def temperature(self) -> float:
-        """What turns these logits into probabilities; with --tta, fitted on the validation pictures once and kept."""
-        if not self.args.tta:
-            return self.model.temperature
-        views = [repr(view) for view in self.views]
-        path = self.run / TTA
-        about = {"epoch": self.record["epoch"], "precision": self.args.precision, "views": views}
-        known = distributed.broadcast_object(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
-        if not about.items() <= known.items():
-            digests = self.split["val"]
-            with distributed.main_process_first():
-                samples = find_split_images(
-                    self.dataset, digests, digests, self.record["classes"], self.args.cache, "validation"
-                )
-            logits, targets = self(samples)
-            known = about | {"temperature": fit_temperature(logits, targets), "val": summarise(logits, targets)}
-            if distributed.rank() == 0:
-                write_json(path, known)
-            print(f"validation accuracy over all views: {known['val']['accuracy']:.4f}")
-        return known["temperature"]
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        return (logits / self.temperature).softmax(1)
-
-    @cached_property
-    def dataset(self) -> ActionData:
-        return read_dataset(self.args.data or Path(self.record["data"]))
-
-    def pick_backbone(self, count: int, size: int) -> Backbone:
-        """In the precision asked for; "auto" is int8 where the run was trained on such maps and the model is there."""
-        args, record = self.args, self.record
-        network = frozen_id(record["weights_sha256"], self.model.unfreeze)
-        int8 = Int8Model(args.cache, network, record["dataset"], record["image_size"])
-        own = self.device.type == "cpu" and find_spec("openvino") and int8.exists()
-        own = distributed.broadcast_object(own and record["precision"] == int8.name)
-        wish = "int8" if own and args.precision == "auto" else args.precision
-        precision = pick_engine_precision(self.device, wish, 0)
-        make, _ = engine_factory(self.model.frozen, self.device, precision, int8, self.training_pictures)
-        return make(count, size)
-
-    def training_pictures(self) -> list[Sample]:
-        return [sample for sample in self.dataset.train if sample.name in self.split["train"]]
+    """Processes that decode images. Default: none beside a CPU, up to 8 beside a GPU."""
 
 
 def main(args: Args) -> None:
-    for name, value, least in (
-        ("seed", args.seed, 0),
-        ("batch-size", args.batch_size, 1),
-        ("workers", args.workers or 0, 0),
-    ):
-        if value < least:
-            raise InputError(f"--{name} {value}: must be {least} or more")
+    require_range("seed", args.seed, 0)
+    require_range("batch_size", args.batch_size, 1)
+    require_range("workers", args.workers, 0)
     if args.csv and not args.images:
-        raise InputError("--csv goes with pictures; the test set's tables lie in results/<run>/test/ anyway")
+        raise InputError("--csv goes with images; the test set's tables are in results/<run>/test/ anyway")
     device = pick_device(args.device)
     with distributed.process_group(device):
-        run = checkpoint.find_run(args.results, args.run)
-        predictor = Predictor(args, run, *checkpoint.load_model(run, device), device)
+        predictor = Predictor(load_run(args, device), args.tta, args.precision, args.batch_size, args.workers)
         if args.images:
-            predict_images(predictor)
+            predict_images(predictor, args)
         else:
-            test(predictor)
+            evaluate(predictor, args)
 
 
-def predict_images(predictor: Predictor) -> None:
-    """Prints a table of predictions for pictures and folders."""
-    args = predictor.args
-    samples = []
-    for path in args.images:
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
-        files = image_files(path) if path.is_dir() else [path]
-        if not files:
-            raise InputError(f"{path}: no pictures in it")
-        samples += [Sample(str(file), file, None) for file in files]
-    samples = list({sample.name: sample for sample in samples}.values())
-    samples = readable(samples, args)
+def predict_images(predictor: Predictor, args: Args) -> None:
+    """Prints a table of predictions for images and folders; with --csv also writes it."""
+    samples = readable(find_images(args.images), args)
     logits, _ = predictor(samples)
     probabilities = predictor.probabilities(logits)
-    if distributed.rank() > 0:
+    if not distributed.is_main():
         return
-    rows = answers(samples, probabilities, predictor.record["classes"])
+    rows = prediction_rows(samples, probabilities, predictor.run.classes)
     width = max(len(row["filename"]) for row in rows)
     for row in rows:
         print(f"{row['filename']:{width}s}  " + "  ".join(f"{name} {value:.2f}" for name, value in row["top"][:3]))
     if args.csv:
-        keys = ("filename", "predicted", "probability")
-        write_csv(args.csv, [("filename", "label", "probability"), *([row[key] for key in keys] for row in rows)])
+        write_csv(args.csv, [(row["filename"], row["predicted"], row["probability"]) for row in rows], TABLE)
         print(f"written: {args.csv}")
-    print(f"{len(rows)} pictures, network: {predictor.title}")
+    print(f"{len(rows)} images, network: {predictor.title}")
+
+
+def find_images(paths: Sequence[Path]) -> list[Sample]:
+    """Image files and those in folders, each once. Raises: InputError naming a path that holds none."""
+    samples = []
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        files = image_files(path) if path.is_dir() else [path]
+        if not files:
+            raise InputError(f"{path}: holds no images; give another folder")
+        samples += [Sample(str(file), file, None) for file in files]
+    return list({sample.name: sample for sample in samples}.values())
 
 
 def readable(samples: list[Sample], args: Args) -> list[Sample]:
     with distributed.main_process_first():
         good = check_images(samples, args.cache / "scans.json", args.skip_bad)
     if not good:
-        raise InputError("none of the pictures can be read")
+        raise InputError("none of the images can be read; give others")
     return [sample for sample in samples if sample.name in good]
 
 
-def test(predictor: Predictor) -> None:
-    """Measures the test set of the run's own split, prints the figures and writes them with their pictures."""
-    record, folder = predictor.record, predictor.run / ("test_tta" if predictor.args.tta else "test")
-    data, temperature = predictor.dataset, predictor.temperature
-    digests = predictor.split["test"]
-    copied = None
+def evaluate(predictor: Predictor, args: Args) -> None:
+    """Measures the run's test set, prints the metrics and writes them with their figures."""
+    run = predictor.run
+    record, folder = run.record, run.folder / ("test_tta" if predictor.tta else "test")
+    data, temperature = run.dataset, predictor.temperature
+    duplicated = None
     with distributed.main_process_first():
-        samples = find_split_images(data, digests, digests, record["classes"], predictor.args.cache)
-        if record["arguments"].get("ignore_copies"):
-            copied = learned_copies(predictor, samples)
+        samples = run.samples("test")
+        if record["arguments"].get("ignore_duplicates"):
+            duplicated = have_duplicates_in_training(predictor, samples)
     logits, targets = predictor(samples)
-    unlabelled, given = [], None
+    unlabelled, unlabelled_logits = [], None
     if data.test and not data.test_is_labelled:
-        unlabelled = readable(data.test, predictor.args)
-        given = predictor(unlabelled)[0]
-    if distributed.rank() > 0:
+        unlabelled = readable(data.test, args)
+        unlabelled_logits = predictor(unlabelled)[0]
+    if not distributed.is_main():
         return
     for stale in (folder / name for name in OPTIONAL):
         stale.unlink(missing_ok=True)
-    tested = Test(folder, predictor.title, samples, record["classes"], logits, targets, temperature)
+    report = EvaluationReport(folder, predictor.title, samples, run.classes, logits, targets, temperature)
     about = {key: record[key] for key in ("dataset", "weights", "weights_sha256", "epoch", "seed")}
-    if copied:
-        about["copies"] = tested.by_copies(copied)
-    about |= {"run": predictor.run.name, "arithmetic": predictor.args.precision}
-    values = tested.write(about, predictor.args.seed)
+    if duplicated:
+        about["copies"] = report.by_copies(duplicated)
+    about |= {"run": run.name, "arithmetic": predictor.precision}
+    values = report.write(about, args.seed)
     print_metrics(values)
-    if given is not None:
-        rows = answers(unlabelled, predictor.probabilities(given), record["classes"])
+    if unlabelled_logits is not None:
+        rows = prediction_rows(unlabelled, predictor.probabilities(unlabelled_logits), run.classes)
         table = [(Path(row["filename"]).name, row["predicted"], row["probability"]) for row in rows]
-        write_csv(folder / "predictions.csv", [("filename", "label", "probability"), *table])
+        write_csv(folder / "predictions.csv", table, TABLE)
     print("written: " + "  ".join(str(path) for path in sorted(folder.glob("[!.]*"))))
-    print(f"{predictor.title}: test accuracy {values['accuracy']:.4f} on {values['n']} pictures")
+    print(f"{predictor.title}: test accuracy {values['accuracy']:.4f} on {values['n']} images")
 
 
-def learned_copies(predictor: Predictor, samples: Sequence[Sample]) -> list[bool]:
-    """Whether the run was trained on a copy of each of these pictures."""
-    digests, cache = predictor.split["train"], predictor.args.cache
-    both = [
-        *samples,
-        *find_split_images(predictor.dataset, digests, digests, predictor.record["classes"], cache, "training"),
-    ]
-    scans = check_images(both, cache / "scans.json", skip_bad=False)
+def have_duplicates_in_training(predictor: Predictor, samples: Sequence[Sample]) -> list[bool]:
+    """Whether a duplicate of each of these images was in the run's training set."""
+    both = [*samples, *predictor.run.samples("train")]
+    scans = check_images(both, predictor.run.cache / "scans.json", skip_bad=False)
     groups = group_duplicates([scans[sample.name] for sample in both]).tolist()
-    learned = set(groups[len(samples) :])
-    return [group in learned for group in groups[: len(samples)]]
+    in_training = set(groups[len(samples) :])
+    return [group in in_training for group in groups[: len(samples)]]
 
 
 def print_metrics(values: dict[str, Any]) -> None:
-    print(f"\ntest set: {values['n']} pictures; in brackets, 95 % intervals of other pictures (bootstrap)")
+    print(f"\ntest set: {values['n']} images; in brackets, 95 % bootstrap intervals over test images")
     for key in ("accuracy", "top5_accuracy", "loss", "precision", "recall", "f1"):
         low, high = values["intervals"][key]
         macro = f"   macro {values[f'macro_{key}']:.4f}" if f"macro_{key}" in values else ""
         print(f"  {key:14s} {values[key]:.4f} ({low:.4f} to {high:.4f}){macro}")
-    said = values["calibration"]
+    calibration = values["calibration"]
     print(
-        f"  calibration    {said['expected_error']:.4f} expected error with temperature {said['temperature']:.2f}, "
-        f"{said['expected_error_uncalibrated']:.4f} without"
+        f"  ECE            {calibration['expected_error']:.4f} after temperature scaling (T = "
+        f"{calibration['temperature']:.2f}), {calibration['expected_error_uncalibrated']:.4f} before"
     )
     for row in values["coverage"][1:]:
-        share = f"{row['coverage']:.0%} of the pictures"
-        print(f"  from {row['threshold']:.0%} on    {row['accuracy']:.4f} accuracy of {share}")
+        share = f"{row['coverage']:.0%} of the images"
+        print(f"  p ≥ {row['threshold']:<4.0%}       {row['accuracy']:.4f} accuracy on {share}")
     for kind, row in values.get("copies", {}).items():
-        print(f"  {kind}: accuracy {row['accuracy']:.4f} of {row['n']} pictures")
+        print(f"  {kind}: accuracy {row['accuracy']:.4f} on {row['n']} images")
     for pair in values["confused_pairs"][:3]:
         print(f"  {' / '.join(pair['classes'])}: {sum(pair['n'])} of {pair['of']} confused")
-    print(f"  {values['label_issues']} labels to review")
+    print(f"  {values['label_issues']} suspected label errors")
     width = max(len(name) for name in values["per_class"])
     print(f"\n  {'class':{width}s}  precision  recall      F1     n")
     for name, row in values["per_class"].items():

@@ -1,17 +1,18 @@
-"""Runs the frozen backbone over many pictures as fast as the machine can.
+"""Engines that run the frozen backbone over many images: PyTorch, OpenVINO, and OpenVINO with int8 weights.
 
-On a CPU that is OpenVINO, which needs no compiler and two seconds to start; for a few pictures, or where it is not
-installed, and on every other device it is PyTorch. With 8-bit integers, calibrated once on training pictures, a CPU
-that has instructions for them is three times as fast again.
+On a CPU OpenVINO is the fastest and needs no compiler, but two seconds to start; for few images, on every other device
+and where it is not installed, PyTorch runs the backbone. An int8 model, calibrated once on training images, is three
+times as fast again on CPUs with instructions for it.
 """
 
 import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -20,100 +21,111 @@ from torch import Tensor, nn
 
 from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Sample, normalise
 from runtime import distributed
-from runtime.device import DTYPES, autocast, cpu_has, pick_precision, release_freed_memory
+from runtime.device import DTYPES, autocast, cpu_has, pick_dtype, release_freed_memory
 from runtime.errors import InputError, first_line
 from runtime.files import write_folder
 
-Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
-Backbone = Callable[[Tensor], Tensor]  # images (B, 3, S, S) uint8 to maps (B, C, h, w), channels last
-OPENVINO_REPAYS = 200  # pictures from which its start is won back
-INT8_REPAYS = 2000  # and those of calibration
-CALIBRATION = 128  # pictures
-INT8_FORMAT = 2  # to be raised when calibration would give another model
-CHUNK = 4  # pictures for each of OpenVINO's streams at a time
+if TYPE_CHECKING:
+    import openvino
+
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+Engine = Callable[[Tensor], Tensor]  # images (B, 3, S, S) uint8 to feature maps (B, C, h, w), channels last
+OPENVINO_MIN_IMAGES = 200  # fewer do not repay its start
+INT8_MIN_IMAGES = 2000  # fewer do not repay calibration
+CALIBRATION_IMAGES = 128
+CHUNK = 4  # images per OpenVINO request
 
 
-def frozen_id(weights_sha256: str, unfreeze: str) -> str:
-    """What tells one frozen part from another."""
-    return weights_sha256 if unfreeze == "none" else f"{weights_sha256} up to {unfreeze}"
+@dataclass(frozen=True)
+class Precision:
+    """Arithmetic of the frozen backbone ("fp32", "bf16", "fp16" or "int8") and autocast dtype of what is trained."""
+
+    backbone: str
+    head: torch.dtype
 
 
-def pick_engine_precision(device: torch.device, name: Precision, count: int) -> str:
-    """Returns "fp32", "bf16", "fp16" or "int8" for `count` pictures in all.
+def choose_precision(device: torch.device, name: PrecisionName, images: int = 0) -> Precision:
+    """Decides the arithmetic from the option --precision.
 
-    "auto" is int8 on a CPU with instructions for it, from some number of pictures on, else what `pick_precision` says.
+    "auto" takes int8 for the backbone on a CPU with instructions for it, for at least 2,000 images, else what
+    `pick_dtype` returns.
 
-    Raises: InputError where int8 is asked for and cannot be had.
+    Args:
+        images: how many pass through the backbone in all, views included; 0 where int8 is not an option.
+
+    Raises: InputError where int8 is asked for and not available.
     """
     if name == "int8":
         if find_spec("openvino") is None or device.type != "cpu":
             need = "--device cpu" if device.type != "cpu" else "the package openvino, which is not installed"
             raise InputError(f"--precision int8 needs {need}; or give another precision")
-        return name
+        return Precision("int8", pick_dtype(device))
     possible = device.type == "cpu" and find_spec("openvino") and find_spec("nncf")
-    if name == "auto" and possible and count >= INT8_REPAYS and cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
-        return "int8"
-    dtype = pick_precision(device, name)
-    return next(key for key, value in DTYPES.items() if value == dtype)
+    if name == "auto" and possible and images >= INT8_MIN_IMAGES and cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
+        return Precision("int8", pick_dtype(device))
+    dtype = pick_dtype(device, name)
+    return Precision(next(key for key, value in DTYPES.items() if value == dtype), dtype)
 
 
 def make_engine(
     network: nn.Module, device: torch.device, precision: str, size: int, count: int, compiled: bool = False
-) -> Backbone:
-    """Chooses for `count` pictures of `size` pixels; int8 is `Int8Model`'s.
+) -> Engine:
+    """Chooses the floating-point engine for `count` images of `size` pixels; int8 is `Int8Model`'s.
 
     Args:
-        compiled: PyTorch's compiler, with which a GPU may be faster; it takes about half a minute.
+        compiled: use `torch.compile`, which may be faster on a GPU and takes about half a minute.
 
-    Raises: InputError where it does not work here.
+    Raises: InputError where `torch.compile` does not work here.
     """
     dtype = DTYPES[precision]
     if compiled:
         return compiled_engine(network, device, dtype, size)
-    if device.type == "cpu" and count >= OPENVINO_REPAYS and dtype != torch.float16 and find_spec("openvino"):
+    if device.type == "cpu" and count >= OPENVINO_MIN_IMAGES and dtype != torch.float16 and find_spec("openvino"):
         try:
             return OpenVINOEngine(to_openvino(network, size), dtype)
-        except Exception as error:  # of many kinds, from networks that it does not know to convert
-            print(f"note: PyTorch runs the backbone, since OpenVINO does not convert it ({first_line(error)})")
+        except Exception as error:  # OpenVINO raises many kinds for networks that it cannot convert
+            print(f"note: OpenVINO cannot convert the backbone ({first_line(error)}); PyTorch runs it")
     return TorchEngine(network, device, dtype)
 
 
 class TorchEngine:
+    """Runs the backbone with PyTorch, channels last, under autocast."""
+
     def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.network, self.device, self.dtype = network, device, dtype
-        self.most = 32 if device.type == "cpu" else 1 << 30  # pictures at once: a CPU is no faster with more
+        self.max_batch = 32 if device.type == "cpu" else 1 << 30  # a CPU is no faster with more
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.dtype):
-            return torch.cat([self.network(normalise(part)) for part in images.split(self.most)])
+            return torch.cat([self.network(normalise(part)) for part in images.split(self.max_batch)])
 
 
 def compiled_engine(network: nn.Module, device: torch.device, dtype: torch.dtype, size: int) -> TorchEngine:
-    fast = TorchEngine(torch.compile(network, dynamic=True), device, dtype)
+    engine = TorchEngine(torch.compile(network, dynamic=True), device, dtype)
     try:
-        fast(torch.zeros(2, 3, size, size, dtype=torch.uint8))
-    except Exception as error:  # the compiler's, of many kinds
+        engine(torch.zeros(2, 3, size, size, dtype=torch.uint8))
+    except Exception as error:  # the compiler raises many kinds
         raise InputError(f"--compile does not work here ({first_line(error)}); leave it out") from error
-    return fast
+    return engine
 
 
-def split_on_oom(backbone: Backbone, images: Tensor) -> Tensor:
-    """The maps of a batch, in parts where the GPU's memory does not hold it as a whole."""
+def split_on_oom(engine: Engine, images: Tensor) -> Tensor:
+    """Feature maps of a batch; halves the batch where GPU memory does not hold it."""
     try:
-        return backbone(images)
+        return engine(images)
     except torch.OutOfMemoryError:
         if len(images) == 1:
             raise
-    middle = len(images) // 2  # outside of the handler, which would hold on to the memory
-    return torch.cat([split_on_oom(backbone, images[:middle]), split_on_oom(backbone, images[middle:])])
+    middle = len(images) // 2  # outside of the handler, whose traceback keeps the memory
+    return torch.cat([split_on_oom(engine, images[:middle]), split_on_oom(engine, images[middle:])])
 
 
 class OpenVINOEngine:
-    """Several small parts of a batch at once, each on its own core: faster than all cores on one."""
+    """Runs small chunks of a batch concurrently, one per core, which is faster than all cores on one chunk."""
 
-    def __init__(self, model: "openvino.Model", dtype: torch.dtype = torch.float32) -> None:  # noqa: F821
+    def __init__(self, model: "openvino.Model", dtype: torch.dtype = torch.float32) -> None:
         import openvino
 
         self.compiled = openvino.Core().compile_model(model, "CPU", {
@@ -122,33 +134,33 @@ class OpenVINOEngine:
             "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
         })  # fmt: skip
         self.queue = openvino.AsyncInferQueue(self.compiled)
-        self.map_shape = [size.get_length() for size in list(self.compiled.output(0).partial_shape)[1:]]  # h, w, C
+        self.feature_shape = [size.get_length() for size in list(self.compiled.output(0).partial_shape)[1:]]  # h, w, C
 
     def __call__(self, images: Tensor) -> Tensor:
         pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
-        maps = np.empty((len(images), *self.map_shape), np.float32)
+        features = np.empty((len(images), *self.feature_shape), np.float32)
 
-        def keep(request: "openvino.InferRequest", start: int) -> None:  # noqa: F821
-            maps[start : start + CHUNK] = request.get_output_tensor(0).data
+        def keep(request: "openvino.InferRequest", start: int) -> None:
+            features[start : start + CHUNK] = request.get_output_tensor(0).data
 
         self.queue.set_callback(keep)
         for start in range(0, len(images), CHUNK):
             self.queue.start_async({0: pixels[start : start + CHUNK]}, start)
         self.queue.wait_all()
-        return torch.from_numpy(maps).permute(0, 3, 1, 2)
+        return torch.from_numpy(features).permute(0, 3, 1, 2)
 
 
-def to_openvino(network: nn.Module, size: int) -> "openvino.Model":  # noqa: F821
-    """The network as a model from pixels (B, S, S, 3) uint8 to maps (B, h, w, C), normalisation included.
+def to_openvino(network: nn.Module, size: int) -> "openvino.Model":
+    """Converts the network: pixels (B, S, S, 3) uint8 to feature maps (B, h, w, C), normalisation included.
 
-    By the front end itself: `openvino.convert_model` reports every call to its makers.
+    Uses the front end directly, since `openvino.convert_model` sends telemetry.
     """
     import openvino
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
     from openvino.preprocess import PrePostProcessor
 
-    with warnings.catch_warnings(action="ignore"):  # of a tracer that OpenVINO still needs
+    with warnings.catch_warnings(action="ignore"):  # about the deprecated tracer that OpenVINO still needs
         decoder = TorchScriptPythonDecoder(network, example_input=torch.zeros(1, 3, size, size))
     front_end = FrontEndManager().load_by_framework("pytorch")
     model = front_end.convert(front_end.load(decoder))
@@ -164,52 +176,46 @@ def to_openvino(network: nn.Module, size: int) -> "openvino.Model":  # noqa: F82
 
 
 class Int8Model:
-    """The backbone in 8-bit integers, in a folder of the cache.
+    """The backbone with int8 weights and activations, in a folder of the cache.
 
-    All runs on a dataset share it, so that they share their feature maps too: it is calibrated on training pictures of
-    the first one.
+    All runs on a dataset share it, and so their feature maps; it is calibrated on training images of the first run.
 
     Args:
-        folder: the cache folder.
-        network: digest of the weights, and where the frozen part ends (`frozen_id`).
-        dataset: the dataset's name.
-        size: side of the square pictures in pixels.
+        folder: see `FeatureSpec.int8_folder`.
     """
 
-    def __init__(self, folder: Path, network: str, dataset: str, size: int) -> None:
-        key = hashlib.sha256(f"{INT8_FORMAT} {network} {dataset} {size}".encode()).hexdigest()
-        self.folder, self.size = folder / f"int8-{key[:16]}", size
-        self.file = self.folder / "model.xml"
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "model.xml"
 
     def exists(self) -> bool:
         return self.file.exists()
 
     @property
     def name(self) -> str:
-        """What maps of this model are called by; another calibration gives others."""
-        files = self.file.read_bytes() + self.file.with_suffix(".bin").read_bytes()
-        return f"int8 {hashlib.sha256(files).hexdigest()}"
+        """Identifies the calibrated model in keys of the feature cache and in checkpoints."""
+        content = self.file.read_bytes() + self.file.with_suffix(".bin").read_bytes()
+        return f"int8 {hashlib.sha256(content).hexdigest()}"
 
     def load(self, size: int) -> OpenVINOEngine:
-        """The model for pictures of that size, which need not be the one of calibration."""
+        """The engine for images of `size` pixels, which may differ from those of calibration."""
         import openvino
 
         model = openvino.Core().read_model(self.file)
         model.reshape([-1, size, size, 3])
         return OpenVINOEngine(model)
 
-    def calibrate(self, network: nn.Module, samples: Sequence[Sample]) -> None:
-        """Makes the model unless it is there: weights by channel, activations by what some of the samples excite.
+    def calibrate(self, network: nn.Module, samples: Sequence[Sample], size: int) -> None:
+        """Makes the model unless it exists: one weight scale per channel, activation ranges from some of the samples.
 
-        Raises: InputError without samples, or without the package that does it.
+        Raises: InputError without samples, or without the package nncf.
         """
         if not samples or find_spec("nncf") is None:
-            need = "training pictures of the run (--data)" if not samples else "the package nncf"
-            raise InputError(f"--precision int8 needs {need} to be calibrated; or give another precision")
-        some = samples[:: max(1, len(samples) // CALIBRATION)][:CALIBRATION]
-        pictures = HarDataset(some, [], EvalTransform(self.size))
-        pixels = torch.stack([pictures[index][0] for index in range(len(some))]).permute(0, 2, 3, 1).contiguous()
-        os.environ["NNCF_CI"] = "1"  # else it reports its use to its makers
+            need = "training images of the run (--data)" if not samples else "the package nncf"
+            raise InputError(f"--precision int8 needs {need} for calibration; or give another precision")
+        some = samples[:: max(1, len(samples) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]
+        images = HarDataset(some, [], EvalTransform(size))
+        pixels = torch.stack([images[index][0] for index in range(len(some))]).permute(0, 2, 3, 1).contiguous()
+        os.environ["NNCF_CI"] = "1"  # else nncf sends telemetry
         import nncf
         import openvino
 
@@ -218,7 +224,7 @@ class Int8Model:
                 return
             parts = [part.numpy() for part in pixels.split(CHUNK)]
             model = nncf.quantize(
-                to_openvino(network, self.size),
+                to_openvino(network, size),
                 nncf.Dataset(parts),
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(parts),
@@ -227,23 +233,32 @@ class Int8Model:
                 openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
 
 
+def find_int8(cache: Path, name: str) -> Int8Model | None:
+    """Returns the int8 model of that name in the cache folder, or None (also for the name of another arithmetic)."""
+    if not name.startswith("int8 "):
+        return None
+    models = (Int8Model(folder) for folder in sorted(cache.glob("int8-*/")))
+    return next((model for model in models if model.exists() and model.name == name), None)
+
+
 def engine_factory(
     network: nn.Module,
     device: torch.device,
     precision: str,
     int8: Int8Model,
     samples: Callable[[], Sequence[Sample]],
+    size: int,
     compiled: bool = False,
-) -> tuple[Callable[[int, int], Backbone], str]:
-    """Returns what makes the backbone for so many pictures of a size, and the name of what it computes in.
+) -> tuple[Callable[[int, int], Engine], str]:
+    """Returns a function from (number of images, their size) to an engine, and the name of its arithmetic.
 
     Args:
-        int8: the model for that precision, calibrated on `samples()` unless it is there.
+        int8: the model for that precision, calibrated on `samples()` at `size` pixels unless it exists.
     """
     if precision != "int8":
         return lambda count, size: make_engine(network, device, precision, size, count, compiled), precision
     with distributed.main_process_first():
         if not int8.exists():
-            int8.calibrate(network, samples())
+            int8.calibrate(network, samples(), size)
             release_freed_memory()
     return lambda count, size: int8.load(size), int8.name

@@ -1,0 +1,1 @@
+"""Numbers from inside a network: layer names, statistics of layers, attributions, and the images to inspect."""

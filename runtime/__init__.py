@@ -1,0 +1,1 @@
+"""Console, errors, files, devices and processes: knows nothing of networks."""

@@ -1,14 +1,12 @@
-"""How every script starts and ends: arguments from a dataclass, and one clear line where the input is wrong."""
+"""Runs a script: parses its arguments into a dataclass and reports wrong input as one line."""
 
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import tyro
 
-from backbones.imagenet_weights import WeightsUnavailable
 from runtime.errors import InputError, first_line
 
 
@@ -17,31 +15,33 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
-def stop(*_: object) -> None:
-    """A request to end is an exception too, so that nothing half-written is left behind."""
+def interrupt(*_: object) -> None:
+    """Turns SIGTERM into an exception, so that temporary files are removed."""
     raise KeyboardInterrupt
 
 
 def run_script(main: Callable[[Any], None], arguments: type, description: str | None) -> None:
-    """Parses the command line into `arguments` and calls `main` with it.
+    """Parses the command line into the dataclass `arguments` and calls `main` with it.
 
-    Exits with 2 after a line on stderr where `main` raises InputError, WeightsUnavailable or OSError (a full disk, a
-    folder that cannot be written) or the GPU's memory is full, with 130 on Ctrl-C or a request to end.
+    Exits with 2 after one line on stderr where `main` raises InputError or OSError (full disk, read-only folder) or
+    runs out of GPU memory, with 130 on Ctrl-C and SIGTERM.
     """
-    signal.signal(signal.SIGTERM, stop)
-    sys.stdout.reconfigure(errors="replace")  # class names that the console's encoding does not know
+    signal.signal(signal.SIGTERM, interrupt)
+    sys.stdout.reconfigure(errors="replace")  # class names that the console's encoding cannot show
     try:
         main(tyro.cli(arguments, description=description))
-    except (InputError, WeightsUnavailable) as error:
+    except InputError as error:
         text = str(error)
-        if text.startswith("Caught "):  # raised in a process that decodes pictures: the last line is ours
-            text = text.strip().splitlines()[-1].removeprefix("errors.InputError: ")
+        if text.startswith("Caught "):  # raised in a DataLoader worker, whose traceback is part of the message
+            text = text.strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
         fail(text)
-    except torch.OutOfMemoryError as error:
-        mend = (
-            "give a smaller --batch-size, or --device cpu" if hasattr(arguments, "batch_size") else "give --device cpu"
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; naming it would import torch here
+            raise
+        batch = (
+            "give a smaller --batch-size or --device cpu" if hasattr(arguments, "batch_size") else "give --device cpu"
         )
-        fail(f"the GPU's memory is full ({first_line(error)}); {mend}")
+        fail(f"GPU memory is full ({first_line(error)}); {batch}")
     except OSError as error:
         fail(str(error))
     except KeyboardInterrupt:

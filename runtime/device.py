@@ -1,4 +1,4 @@
-"""Which device computes, and in which precision."""
+"""Selects the device and the floating-point precision; tunes the CPU memory allocator."""
 
 import ctypes
 import os
@@ -12,56 +12,57 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Returns the device of that name; "auto" takes CUDA, else Apple's MPS, else the CPU.
+    """Returns the named device; "auto" takes CUDA, else MPS, else the CPU.
 
-    Raises: InputError where the device named is not there.
+    Also makes cuDNN deterministic and, on a CPU, tunes the allocator (`keep_freed_memory`).
+
+    Raises: InputError where the device is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cpu":
         keep_freed_memory()
     if name.startswith("cuda:") and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise InputError(f"--device {name}: with torchrun, give --device cuda, and each process takes a GPU of its own")
+        raise InputError(f"--device {name}: under torchrun each process takes its own GPU; give --device cuda")
     if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # torchrun's
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # set by torchrun
     try:
         torch.backends.cudnn.deterministic = True  # the same seed gives the same numbers
         device = torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: not to be had here ({first_line(error)}); use --device auto") from error
+        raise InputError(f"--device {name}: not available ({first_line(error)}); give --device auto") from error
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory instead of handing it back to the system.
+    """Tells glibc to keep freed memory for reuse instead of returning it to the system.
 
-    PyTorch asks anew for the memory of every layer's output, and mapping fresh pages takes a good part of the time (see
-    "memory kept" and "PyTorch's memory" in `results/benchmark.json`). Other C libraries are left as they are.
+    PyTorch allocates every layer's output anew, and mapping fresh pages takes a large part of the time (see "freed
+    memory kept" and "default allocator" in `results/benchmark.json`). Does nothing under other C libraries.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(library, "mallopt"):
-        library.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large block
+        library.mallopt(-4, 0)  # M_MMAP_MAX: no separate mapping for large blocks
         library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def release_freed_memory() -> None:
-    """Hands back, once, what `keep_freed_memory` kept: for the end of a phase whose memory the next has no use for."""
+    """Returns to the system, once, what `keep_freed_memory` kept; call it at the end of a memory-hungry phase."""
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
 
 
-def pick_precision(device: torch.device, name: str = "auto") -> torch.dtype:
-    """Returns the dtype to compute in: "auto" takes bfloat16 where the hardware multiplies it, fp16 on older GPUs.
+def pick_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """Returns the dtype of autocast for `precision` ("fp32", "bf16", "fp16", "auto" or "int8").
 
-    So does "int8", which is a backbone's alone.
-
-    A CPU without bfloat16 instructions emulates it at half the speed of float32, hence the look at the instructions.
+    "auto" takes bfloat16 where the hardware multiplies it and float16 on older GPUs; so does "int8", which only the
+    frozen backbone uses. A CPU without bfloat16 instructions emulates them at half the speed of float32.
     """
-    if name in DTYPES:
-        return DTYPES[name]
+    if precision in DTYPES:
+        return DTYPES[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     if device.type == "cpu":
@@ -76,11 +77,12 @@ def cpu_has(*names: str) -> bool:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Mixed precision on `device`; disabled for float32."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def pick_workers(device: torch.device, workers: int | None) -> int:
-    """Processes that decode pictures: none beside a CPU, whose cores the network keeps busy, else up to eight."""
+    """Number of DataLoader workers: as given, else none on a CPU (the network keeps all cores busy), else up to 8."""
     if workers is not None:
         return workers
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

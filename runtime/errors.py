@@ -1,10 +1,10 @@
-"""The exception that scripts turn into one line for the user."""
+"""The error that scripts report as one line."""
 
 
 class InputError(ValueError):
-    """Something that the user gave is wrong; the message names it and the mend."""
+    """Something the user gave is wrong, or not available; the message names it and the fix."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of somebody else's code says, on one line; its kind where it says nothing."""
+    """First line of another library's error message, or its type where the message is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

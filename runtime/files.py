@@ -1,13 +1,11 @@
 """Writes files and folders whole or not at all: into a temporary one beside the place, then there in one step."""
 
-import csv
 import glob
-import io
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,8 +68,8 @@ def save_to(path: Path, save: Callable[[BinaryIO], None]) -> None:
         save(file)
 
 
-def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """The first row is the header."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
+def write_csv(path: Path, data: Any, columns: Sequence[str] | None = None) -> None:
+    """Writes whatever `pandas.DataFrame(data, columns=columns)` takes as UTF-8 CSV without an index column."""
+    import pandas as pd
+
+    write_text(path, pd.DataFrame(data, columns=columns).to_csv(index=False, lineterminator="\n"))

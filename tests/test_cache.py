@@ -1,5 +1,7 @@
-"""The cache of feature maps: right rows, nothing stale, builds that go on."""
+"""The feature cache: right rows, nothing stale, builds that continue, batches of cached features."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from backbones.imagenet_weights import BackboneWeights
-from dataset import EvalTransform, HarDataset, Sample, normalise, read_dataset
-from features.cache import FeatureStore, averaged, check_disk_space, feature_batches
-from features.engines import Backbone, make_engine
+from dataset import EvalTransform, HarDataset, Sample, TrainTransform, normalise, read_dataset
+from features.batches import downsample, feature_batches
+from features.cache import FeatureStore, check_disk_space
+from features.engines import Engine, make_engine
+from features.spec import FeatureSpec, dataset_digest, transform_text
 from model import build_model
 from runtime.errors import InputError
 from splits.scan import scan_files
@@ -30,17 +34,18 @@ def digests_of(samples: list[Sample], folder: Path) -> list[str]:
     return [scan.sha256 for scan in scan_files([s.path for s in samples], folder / "scans.json")]
 
 
-def store_in(folder: Path, view: int = 0, weights: str = "w") -> FeatureStore:
-    return FeatureStore(folder / "cache", weights, view, SIZE, "fp32")
+def store_in(folder: Path, view: int = 0, weights: str = "w", size: int = SIZE) -> FeatureStore:
+    spec = FeatureSpec(weights, "none", "dataset", size)
+    return FeatureStore(folder / "cache", spec, view, size, "fp32", (2048, size // 32))
 
 
 def reference(backbone: nn.Module, samples: list[Sample]) -> Tensor:
-    pictures = HarDataset(samples, [], EvalTransform(SIZE))
+    images = HarDataset(samples, [], EvalTransform(SIZE))
     with torch.inference_mode():
-        return backbone(normalise(torch.stack([pictures[n][0] for n in range(len(samples))])))
+        return backbone(normalise(torch.stack([images[n][0] for n in range(len(samples))])))
 
 
-def made(backbone: nn.Module) -> Callable[[int, int], Backbone]:
+def engine_of(backbone: nn.Module) -> Callable[[int, int], Engine]:
     return lambda count, size: make_engine(backbone, CPU, "fp32", size, count)
 
 
@@ -49,54 +54,56 @@ def assert_same_maps(rows: Tensor, computed: Tensor) -> None:
     torch.testing.assert_close(stored.float(), computed, rtol=2**-8, atol=1e-3 * computed.abs().max().item())
 
 
-def test_rows_are_the_backbones_maps(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
+def test_rows_are_the_backbones_feature_maps(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
     samples = read_dataset(kaggle).train
     digests = digests_of(samples, tmp_path)
     store = store_in(tmp_path)
-    assert store.build(made(backbone), samples, digests, CPU, 0, "build") == 20
+    assert store.build(engine_of(backbone), samples, digests, CPU, 0, "build") == 20
     maps = store_in(tmp_path).read(digests)  # opened anew
     assert maps.shape == (20, 4, 2048)
     assert_same_maps(maps, reference(backbone, samples))
-    assert store_in(tmp_path).build(made(backbone), samples, digests, CPU, 0, "build") == 0
+    assert store_in(tmp_path).build(engine_of(backbone), samples, digests, CPU, 0, "build") == 0
 
 
-def test_nothing_stale_is_read(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
+def test_other_weights_views_or_image_content_are_computed_anew(
+    kaggle: Path, tmp_path: Path, backbone: nn.Module
+) -> None:
     samples = read_dataset(kaggle).train
-    store_in(tmp_path).build(made(backbone), samples, digests_of(samples, tmp_path), CPU, 0, "build")
+    store_in(tmp_path).build(engine_of(backbone), samples, digests_of(samples, tmp_path), CPU, 0, "build")
     assert not store_in(tmp_path, weights="others").rows
     assert not store_in(tmp_path, view=1).rows
     picture(77).save(samples[4].path)  # same name, other content
     digests = digests_of(samples, tmp_path)
     store = store_in(tmp_path)
-    assert store.build(made(backbone), samples, digests, CPU, 0, "build") == 1
+    assert store.build(engine_of(backbone), samples, digests, CPU, 0, "build") == 1
     assert_same_maps(store.read(digests[4:5]), reference(backbone, samples[4:5]))
 
 
-def test_interrupted_build_goes_on(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
+def test_interrupted_build_continues_with_missing_rows(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
     samples = read_dataset(kaggle).train
     digests = digests_of(samples, tmp_path)
     store = store_in(tmp_path)
-    store.build(made(backbone), samples[:6], digests[:6], CPU, 0, "build")
+    store.build(engine_of(backbone), samples[:6], digests[:6], CPU, 0, "build")
     with store.maps_file.open("ab") as file:  # a row that a killed process wrote half, and one that it did not list
         file.write(b"\1" * (store.row_bytes + 1000))
     with store.rows_file.open("a") as file:
         file.write(digests[6][:30])
     again = store_in(tmp_path)
     assert len(again.rows) == 6
-    assert again.build(made(backbone), samples, digests, CPU, 0, "build") == 14
+    assert again.build(engine_of(backbone), samples, digests, CPU, 0, "build") == 14
     assert_same_maps(store_in(tmp_path).read(digests), reference(backbone, samples))
 
 
-def test_lost_maps_are_not_listed(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
+def test_rows_without_features_on_disk_are_dropped(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
     samples = read_dataset(kaggle).train[:4]
     store = store_in(tmp_path)
-    store.build(made(backbone), samples, digests_of(samples, tmp_path), CPU, 0, "build")
+    store.build(engine_of(backbone), samples, digests_of(samples, tmp_path), CPU, 0, "build")
     with store.maps_file.open("r+b") as file:
         file.truncate(2 * store.row_bytes + 5)
     assert len(store_in(tmp_path).rows) == 2
 
 
-def test_a_full_disk_is_named_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stores = [store_in(tmp_path, view) for view in (0, 1)]
     stores[0].append([f"{0:064d}"], torch.zeros(1, 4, 2048).bfloat16())
     names = [f"{n:064d}" for n in range(3)]
@@ -117,7 +124,7 @@ def two_views(tmp_path: Path) -> list[FeatureStore]:
     return stores
 
 
-def test_batches_without_generator_keep_order(two_views: list[FeatureStore]) -> None:
+def test_batches_without_generator_keep_the_order(two_views: list[FeatureStore]) -> None:
     names = [f"{n:064d}" for n in (3, 9, 1)]
     maps, targets = zip(*feature_batches(two_views, names, [5, 6, 7], batch_size=2), strict=True)
     assert torch.cat(targets).tolist() == [5, 6, 7]
@@ -140,8 +147,9 @@ def test_batches_with_generator_mix_views_and_mirror(two_views: list[FeatureStor
     assert len(seen) == 4  # both views, mirrored and not
 
 
-def test_early_maps_are_not_mirrored_but_their_pictures_are(tmp_path: Path) -> None:
-    stores = [FeatureStore(tmp_path / "cache", "w", view, SIZE, "fp32", (8, 4), early=True) for view in range(4)]
+def test_features_before_a_stage_are_mirrored_as_images_only(tmp_path: Path) -> None:
+    spec = FeatureSpec("w", "layer4", "dataset", SIZE)
+    stores = [FeatureStore(tmp_path / "cache", spec, view, SIZE, "fp32", (8, 4)) for view in range(4)]
     name, ramp = f"{0:064d}", torch.arange(4.0).repeat(4)[:, None].expand(16, 8)
     for store in stores:
         store.append([name], ramp[None].bfloat16())
@@ -155,33 +163,63 @@ def test_early_maps_are_not_mirrored_but_their_pictures_are(tmp_path: Path) -> N
     assert seen == [{True}, {True, False}, {False}, {True, False}]  # red at the left
 
 
-def test_larger_maps_are_seen_through_windows(tmp_path: Path, two_views: list[FeatureStore]) -> None:
+def test_larger_maps_are_cropped_to_the_smallest_store(tmp_path: Path, two_views: list[FeatureStore]) -> None:
     """A third store with maps of 3x3 whose positions are numbered, beside one with maps of 2x2."""
-    large, name = FeatureStore(tmp_path / "cache", "w", 0, 96, "fp32"), f"{0:064d}"
+    large, name = store_in(tmp_path, size=96), f"{0:064d}"
     large.append([name], torch.arange(9.0)[:, None].expand(9, 2048)[None].bfloat16())
     corners = {corner: [[corner, corner + 1], [corner + 3, corner + 4]] for corner in (0, 1, 3, 4)}
-    windows = [*corners.values(), *([row[::-1] for row in window] for window in corners.values())]
+    crops = [*corners.values(), *([row[::-1] for row in window] for window in corners.values())]
     seen = []
     for seed in range(100):
         ((maps, _),) = feature_batches([large, two_views[1]], [name], [0], 1, torch.Generator().manual_seed(seed))
         assert maps.shape == (1, 2048, 2, 2)
         if maps.max() < 50:  # of the larger store
-            assert maps[0, 0].tolist() in windows
+            assert maps[0, 0].tolist() in crops
             seen.append(maps[0, 0].tolist())
-    assert all(window in seen for window in windows)
+    assert all(window in seen for window in crops)
     ((maps, _),) = feature_batches([large, two_views[1]], [name], [0], 1)
     assert maps[0, 0].flatten().tolist() == list(range(9))
 
 
-def test_coarse_maps_are_averages(two_views: list[FeatureStore]) -> None:
-    ((maps, _),) = feature_batches(two_views, [f"{4:064d}"], [0], 1, coarse=1)
+def test_low_resolution_batches_are_average_pooled(two_views: list[FeatureStore]) -> None:
+    ((maps, _),) = feature_batches(two_views, [f"{4:064d}"], [0], 1, low_res=1)
     assert maps.shape == (1, 2048, 1, 1)
     assert maps.flatten()[0] == 2
 
 
-def test_coarse_maps_of_a_mirror_image() -> None:
+def test_downsampling_mirrors_where_asked() -> None:
     """7 does not divide by 4: the cells overlap."""
     maps = torch.randn(2, 5, 7, 7)
-    coarse = averaged(maps.flatten(2).mT, 4, torch.tensor([False, True])).mT.unflatten(2, (4, 4))
+    pooled = downsample(maps.flatten(2).mT, 4, torch.tensor([False, True])).mT.unflatten(2, (4, 4))
     expected = nn.functional.adaptive_avg_pool2d(torch.stack([maps[0], maps[1].flip(-1)]), 4)
-    torch.testing.assert_close(coarse, expected)
+    torch.testing.assert_close(pooled, expected)
+
+
+def test_folder_names_of_existing_caches_stay() -> None:
+    """Folders written by the version before FeatureSpec are found: digest of the same text."""
+    spec = FeatureSpec("w", "none", "dataset", 320)
+    text = spec.store_text(0, 320, EvalTransform(320), "int8 ab, 512 directions cd")
+    assert text == (
+        '{\n "format": 3,\n "weights": "w",\n "view": 0,\n "size": 320,\n'
+        ' "transform": "EvalTransform(size=320, reach=1.0, mirrored=False)",\n'
+        ' "precision": "int8 ab, 512 directions cd"\n}'
+    )
+    tuned = FeatureSpec("w", "layer4", "dataset", 320)
+    assert json.loads(tuned.store_text(0, 320, EvalTransform(320), "fp32"))["weights"] == "w up to layer4"
+    assert (
+        transform_text(TrainTransform(256, 0.35, flip=False)) == "TrainTransform(size=256, smallest=0.35, flip=False)"
+    )
+    assert transform_text(EvalTransform(256, math.inf)) == "EvalTransform(size=256, reach=inf, mirrored=False)"
+
+
+def test_models_of_a_dataset_are_found_by_its_content_alone(tmp_path: Path) -> None:
+    """Two folders of one name and other images share nothing; two splits of the same images share all."""
+    one = dataset_digest({"train": {"a": "1", "b": "2"}, "test": {"c": "3"}})
+    resplit = dataset_digest({"train": {"x/c": "3", "x/a": "1"}, "val": {"x/b": "2"}})
+    other = dataset_digest({"train": {"a": "1", "b": "2"}, "test": {"c": "4"}})
+    specs = [FeatureSpec("w", "none", digest, 320) for digest in (one, resplit, other)]
+    int8 = [spec.int8_folder(tmp_path) for spec in specs]
+    projections = [spec.projection_file(tmp_path, 512) for spec in specs]
+    assert int8[0] == int8[1] != int8[2]
+    assert projections[0] == projections[1] != projections[2]
+    assert specs[0].projection_file(tmp_path, 64) != projections[0]

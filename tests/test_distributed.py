@@ -1,4 +1,4 @@
-"""Two real processes on gloo: the numbers of one."""
+"""Two real processes on gloo reach the numbers of one."""
 
 import csv
 import json
@@ -18,6 +18,7 @@ from backbones.imagenet_weights import BackboneWeights
 from dataset import read_dataset
 from features.cache import FeatureStore
 from features.engines import make_engine
+from features.spec import FeatureSpec
 from model import build_model
 from runtime import distributed
 from splits.scan import scan_files
@@ -25,8 +26,8 @@ from training import checkpoint
 
 CPU = torch.device("cpu")
 
-OPTIONS = {"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 3, "coarse": 0.4, "mixup": 0.2}
-OPTIONS |= {"views": 2, "channels": 0}  # untrained maps hardly vary: few channels would enlarge what rounding does
+OPTIONS = {"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 3, "low_res": 0.4, "mixup": 0.2}
+OPTIONS |= {"views": 2, "channels": 0}  # untrained features hardly vary: a projection would enlarge rounding errors
 OPTIONS["batch_size"] = 44  # of 90 pictures: none of the last batch are left for the second process
 
 
@@ -59,7 +60,7 @@ def rows_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_to_the_numbers_of_one(both: Path) -> None:
+def test_two_processes_train_to_the_losses_of_one(both: Path) -> None:
     one, two = (rows_of(both / "results" / run) for run in ("one", "two"))
     assert len(one) == len(two) == 3
     for row, other in zip(one, two, strict=True):
@@ -71,12 +72,15 @@ def test_two_processes_train_to_the_numbers_of_one(both: Path) -> None:
         assert moved < 0.01, name  # Adam turns rounding into steps where a gradient is near zero
 
 
-def test_shared_maps_are_the_same(both: Path, tmp_path: Path, untrained: BackboneWeights) -> None:
-    """Within the rounding of bfloat16, since a picture's neighbours in its batch are others."""
+def test_features_computed_by_two_processes_equal_those_of_one(
+    both: Path, tmp_path: Path, untrained: BackboneWeights
+) -> None:
+    """Within the rounding of bfloat16, since each image has other neighbours in its batch."""
     samples = read_dataset(both / "sample").train
     digests = [scan.sha256 for scan in scan_files([sample.path for sample in samples], tmp_path / "scans.json")]
+    spec = FeatureSpec(untrained.sha256, "none", "dataset", 64)
     alone, shared = (
-        FeatureStore(folder, untrained.sha256, 1, 64, "fp32") for folder in (tmp_path, both / "data" / "cache")
+        FeatureStore(folder, spec, 1, 64, "fp32", (2048, 2)) for folder in (tmp_path, both / "data" / "cache")
     )
     mine = [digest for digest in digests if digest in shared.rows]
     samples = [sample for digest, sample in zip(digests, samples, strict=True) if digest in shared.rows]
@@ -87,19 +91,19 @@ def test_shared_maps_are_the_same(both: Path, tmp_path: Path, untrained: Backbon
     torch.testing.assert_close(shared.read(mine).float(), expected, rtol=2**-7, atol=1e-3 * expected.max().item())
 
 
-def test_two_processes_share_the_directions_of_few_channels(both: Path) -> None:
+def test_two_processes_share_the_projection(both: Path) -> None:
     arguments = ("--weights", "random", "--image-size", 64, "--precision", "fp32", "--epochs", 2, "--channels", 48)
-    torchrun(both, "train.py", "--data", "sample", *arguments, "--cache", "narrow", "--run", "narrow")
-    (rows,) = (both / "narrow").glob("maps-*/rows.txt")
+    torchrun(both, "train.py", "--data", "sample", *arguments, "--cache", "projected", "--run", "projected")
+    (rows,) = (both / "projected").glob("maps-*/rows.txt")
     assert rows.with_name("maps.bin").stat().st_size == len(rows.read_text().split()) * 2 * 2 * 48 * 2
-    columns = torch.load(next((both / "narrow").glob("directions-*.pt")), weights_only=True)
-    model, _, _ = checkpoint.load_model(both / "results" / "narrow", CPU)
-    kernels = model.conv1.weight  # of all channels, yet in the span of the directions
-    spanned = torch.einsum("ochw,ck,dk->odhw", kernels, columns, columns)
+    basis = torch.load(next((both / "projected").glob("projection-*.pt")), weights_only=True)
+    model, _, _ = checkpoint.load_model(both / "results" / "projected", CPU)
+    kernels = model.conv1.weight  # of all channels, yet in the span of the projection
+    spanned = torch.einsum("ochw,ck,dk->odhw", kernels, basis, basis)
     torch.testing.assert_close(spanned, kernels, rtol=0, atol=1e-5)
 
 
-def test_two_processes_test_every_picture_once(both: Path) -> None:
+def test_two_processes_test_every_image_once(both: Path) -> None:
     with chdir(both):
         predict5.main(predict5.Args(run="one"))
     folder = both / "results" / "one" / "test"
@@ -120,7 +124,9 @@ def table_of(folder: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(("count", "world"), [(71, 2), (128, 3), (1, 2), (5, 4), (0, 2)])
-def test_parts_cover_every_row_once_and_keep_pairs(count: int, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_cover_every_row_once_and_keep_mixup_pairs(
+    count: int, world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: world)
     seen = []
     for rank in range(world):

@@ -19,9 +19,11 @@ from dataset import load_image, normalise, tta_views
 from model import ActionNet
 from runtime.errors import InputError
 from training import checkpoint
+from training.predictor import Predictor
+from training.trained_run import TrainedRun
 
 
-def test_predict5_metrics_follow_from_its_table(trained: Path) -> None:
+def test_metrics_follow_from_the_table_of_predictions(trained: Path) -> None:
     folder = trained / "results" / "a" / "test"
     values = json.loads((folder / "metrics.json").read_text())
     with (folder / "test_predictions.csv").open(newline="") as file:
@@ -68,7 +70,7 @@ def test_predict5_metrics_follow_from_its_table(trained: Path) -> None:
     assert (trained / "predict5.py.out").read_text(encoding="utf-8").splitlines()[-1].startswith("built-in sample")
 
 
-def test_tta_is_the_mean_over_views(
+def test_tta_is_the_mean_probability_over_views(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(trained)
@@ -95,18 +97,19 @@ def test_tta_is_the_mean_over_views(
     assert f"{row['predicted']} {float(row['probability']):.2f}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("views", "whole"), [(2, False), (3, True)])
-def test_tta_looks_at_the_whole_where_training_did(views: int, whole: bool) -> None:
+@pytest.mark.parametrize(("views", "full"), [(2, False), (3, True)])
+def test_tta_includes_the_full_image_only_where_training_saw_it(views: int, full: bool) -> None:
     record = {"image_size": 320, "recipe": {"views": views}}
-    predictor = predict5.Predictor(predict5.Args(), Path(), ActionNet(2), record, {}, torch.device("cpu"))
-    assert [view.size for view in predictor.views] == [320, 320, 320] + [256] * whole
+    run = TrainedRun(Path(), ActionNet(2), record, {}, torch.device("cpu"), None, Path())
+    assert [view.size for view in Predictor(run, tta=True).views] == [320, 320, 320] + [256] * full
+    assert [view.size for view in Predictor(run).views] == [320]
 
 
 def image_of(row: dict[str, str]) -> Path:
     return Path("data/sample") / row["filename"]
 
 
-def test_predict5_answers_for_any_pictures(
+def test_any_images_and_folders_are_predicted(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(trained)
@@ -126,7 +129,7 @@ def test_predict5_answers_for_any_pictures(
         predict5.main(args)
 
 
-def test_what_a_leak_is_worth(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_effect_of_duplicate_leakage_is_measured(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(sample, "mine")
     with Path("mine/Training_set.csv").open(newline="") as file:
@@ -134,7 +137,7 @@ def test_what_a_leak_is_worth(sample: Path, tmp_path: Path, monkeypatch: pytest.
     for name, _ in rows[::2]:
         shutil.copy(Path("mine/train") / name, Path("mine/train") / f"copy_{name}")
     write_rows(Path("mine/Training_set.csv"), [header, *rows, *((f"copy_{name}", label) for name, label in rows[::2])])
-    train.main(small(data=Path("mine"), run="leak", epochs=1, ignore_copies=True))
+    train.main(small(data=Path("mine"), run="leak", epochs=1, ignore_duplicates=True))
     predict5.main(predict5.Args(run="leak", precision="fp32"))
     split = json.loads(Path("results/leak/split.json").read_text())
     with Path("results/leak/test/test_predictions.csv").open(newline="") as file:

@@ -16,18 +16,17 @@ from PIL import Image
 
 import predict5
 import train
-from backbones.imagenet_weights import BackboneWeights
+from backbones.imagenet_weights import BackboneWeights, WeightsUnavailable
 from dataset import EvalTransform, HarDataset, normalise, read_dataset
 from evaluation.calibration import fit_temperature
 from evaluation.metrics import summarise
-from model import ActionNet
 from runtime.errors import InputError
 from sample.build import ensure_sample
 from training import checkpoint
 from training.recipe import Recipe
 
 
-def test_train_leaves_its_numbers(trained: Path) -> None:
+def test_training_writes_its_numbers(trained: Path) -> None:
     run = trained / "results" / "a"
     best = json.loads((run / "best.json").read_text())
     rows = read_jsonl(run / "metrics.jsonl")
@@ -50,7 +49,7 @@ def test_train_leaves_its_numbers(trained: Path) -> None:
     assert output.splitlines()[-1].startswith("built-in sample")
 
 
-def test_checkpoint_opens_safely_and_repeats_validation(trained: Path) -> None:
+def test_checkpoint_opens_safely_and_reproduces_validation(trained: Path) -> None:
     run = trained / "results" / "a"
     content = torch.load(run / "best.pt", weights_only=True)
     assert content["record"]["epoch"] == json.loads((run / "best.json").read_text())["epoch"]
@@ -69,7 +68,7 @@ def test_checkpoint_opens_safely_and_repeats_validation(trained: Path) -> None:
     torch.testing.assert_close(model.probabilities(logits), (logits / record["temperature"]).softmax(1))
 
 
-def test_interrupted_run_goes_on_as_if_never_stopped(trained: Path) -> None:
+def test_interrupted_run_resumes_to_the_same_numbers(trained: Path) -> None:
     """A second process is killed after its second epoch; --resume then writes the numbers of the run that was not."""
     command = [sys.executable, str(REPOSITORY / "train.py"), *NARROW, "--epochs", "4", "--run", "cut"]
     metrics = trained / "results" / "cut" / "metrics.jsonl"
@@ -80,7 +79,7 @@ def test_interrupted_run_goes_on_as_if_never_stopped(trained: Path) -> None:
     assert len(read_jsonl(metrics)) < 4
     again = subprocess.run([*command[:2], "--resume", "--run", "cut"], cwd=trained, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "going on after epoch" in again.stdout
+    assert "continuing after epoch" in again.stdout
 
     def without_time(path: Path) -> list[dict]:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in read_jsonl(path)]
@@ -88,7 +87,7 @@ def test_interrupted_run_goes_on_as_if_never_stopped(trained: Path) -> None:
     assert without_time(metrics) == without_time(trained / "results" / "a" / "metrics.jsonl")
 
 
-def test_second_run_reuses_the_features(
+def test_second_run_reuses_cached_features(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(trained)
@@ -102,7 +101,9 @@ def test_second_run_reuses_the_features(
         train.main(train.Args(run="b", resume=True, epochs=7))
 
 
-def test_int8_is_calibrated_once_and_used_again(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_model_is_calibrated_once_and_reused_by_predict5(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     options = {"data": sample, "precision": "int8", "epochs": 1, "views": 1, "cache": Path("cache")}
     train.main(small(**options, run="q"))
@@ -120,7 +121,7 @@ def test_int8_is_calibrated_once_and_used_again(sample: Path, tmp_path: Path, mo
     assert models == {path: path.stat().st_mtime_ns for path in Path("cache").glob("int8-*/*")}
 
 
-def test_unfrozen_stage_is_trained_kept_and_resumed(
+def test_fine_tuned_stage_is_trained_saved_and_resumed(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, untrained: BackboneWeights
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -141,10 +142,10 @@ def test_unfrozen_stage_is_trained_kept_and_resumed(
     assert [float(row["probability"]) for row in rows] == pytest.approx(highest.tolist(), abs=1e-4)
     save = checkpoint.save_snapshot
 
-    def stop_at_second(run: Path, model: ActionNet, epoch: int) -> None:
+    def stop_at_second(run: Path, state: dict, epoch: int) -> None:
         if epoch == 2:
             raise KeyboardInterrupt
-        save(run, model, epoch)
+        save(run, state, epoch)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint, "save_snapshot", stop_at_second)
@@ -161,7 +162,7 @@ def test_unfrozen_stage_is_trained_kept_and_resumed(
     )
 
 
-def test_a_head_is_taken_over_from_a_run_of_the_same_pictures_alone(
+def test_head_is_copied_only_from_a_run_on_the_same_split(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -172,9 +173,9 @@ def test_a_head_is_taken_over_from_a_run_of_the_same_pictures_alone(
     for layer in ("conv1", "conv2", "fc"):
         weights = [getattr(model, layer).weight for model in (tuned, frozen)]
         torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
-    with pytest.raises(InputError, match=r"--head frozen: .* has other pictures or another --seed"):
+    with pytest.raises(InputError, match=r"--head frozen: .* has other images or another --seed"):
         train.main(small(**options, seed=1, run="leak"))
-    with pytest.raises(InputError, match=r"--head nothing: .* has no best.pt; runs that have: frozen, tuned"):
+    with pytest.raises(InputError, match=r"--head nothing: .* has no best.pt; runs that have one: frozen, tuned"):
         train.main(small(**options | {"head": "nothing"}, run="leak"))
     assert not Path("results/leak").exists()
 
@@ -190,20 +191,22 @@ def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monke
     last = torch.load("results/p/last.pt", weights_only=True)
     del last["state"]["history"][0]["calibrated"]  # as it was before
     torch.save(last, "results/p/last.pt")
-    with pytest.raises(InputError, match=r"results/p: of an earlier version, .*; train anew"):
+    with pytest.raises(
+        InputError, match=r"cannot resume results/p: its features are missing .* older version; start a new run"
+    ):
         train.main(train.Args(run="p", resume=True))
 
 
-def test_a_small_set_trains_on_all_channels_and_parts_go_by_their_share(
+def test_small_set_keeps_all_channels_and_val_share_decides_sizes(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     train.main(small(data=sample, epochs=1, run="s", val_share=0.4))
     best = json.loads(Path("results/s/best.json").read_text())
-    assert (best["recipe"]["channels"], best["recipe"]["channel_dropout"], best["directions"]) == (0, 0.2, "")
+    assert (best["recipe"]["channels"], best["recipe"]["channel_dropout"], best["projection"]) == (0, 0.2, "")
     assert [best["split"][part] for part in ("train", "val", "test")] == [60, 45, 15]
-    assert train.Args().resolve(2000).channels == 512
-    assert train.Args(channels=64).resolve(10).channels == 64
+    assert train.Args().resolve_recipe(2000)[0].channels == 512
+    assert train.Args(channels=64).resolve_recipe(10)[0].channels == 64
 
 
 @pytest.mark.parametrize(
@@ -211,25 +214,25 @@ def test_a_small_set_trains_on_all_channels_and_parts_go_by_their_share(
     [
         ({"data": Path("nowhere")}, r"nowhere: holds neither"),
         ({"recipe": "plain", "mixup": 0.2}, r"--recipe plain fixes --mixup at 0.0; leave --mixup out"),
-        ({"views": 0, "coarse": 0.5}, r"--coarse needs cached maps"),
-        ({"stage_lr": 0.5}, r"--stage-lr is for unfrozen stages"),
-        ({"unfreeze": "layer4", "coarse": 0.5}, r"--coarse needs .* a frozen backbone"),
-        ({"views": 0, "channels": 64}, r"--channels needs cached maps"),
-        ({"views": 0, "precision": "int8"}, r"--precision int8 needs cached maps"),
+        ({"views": 0, "low_res": 0.5}, r"--low-res needs cached features"),
+        ({"layer_decay": 0.5}, r"--layer-decay is for fine-tuned stages"),
+        ({"unfreeze": "layer4", "low_res": 0.5}, r"--low-res needs .* a frozen backbone"),
+        ({"views": 0, "channels": 64}, r"--channels needs cached features"),
+        ({"views": 0, "precision": "int8"}, r"--precision int8 needs cached features"),
         ({"compile": True, "precision": "int8"}, r"--compile and --precision int8"),
         ({"image_size": 100}, r"--image-size 100: must be a multiple of 32"),
         ({"dropout": 1.5}, r"--dropout 1.5: must be 0 to 1"),
         ({"epochs": 0}, r"--epochs 0: must be above 0"),
-        ({"run": "a/b"}, r"--run a/b: a name of letters"),
-        ({"run": ".."}, r"--run ..: a name of letters"),
+        ({"run": "a/b"}, r"--run a/b: must be a name of letters"),
+        ({"run": ".."}, r"--run ..: must be a name of letters"),
         ({"val_share": 1.0}, r"--val-share 1.0: must be between 0 and 1"),
-        ({"seed": -1}, r"--seed -1: must not be below 0"),
+        ({"seed": -1}, r"--seed -1: must be 0 or more"),
         ({"weights": "nothing.pth"}, r"nothing.pth: no such file"),
         ({"device": "cuda:99"}, r"--device cuda:99"),
-        ({"resume": True}, r"no run with last.pt"),
+        ({"resume": True}, r"no run has a last.pt"),
     ],
 )
-def test_wrong_input_is_named_and_nothing_is_left(
+def test_wrong_input_is_named_and_leaves_nothing(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -238,15 +241,16 @@ def test_wrong_input_is_named_and_nothing_is_left(
     assert not Path("results").exists() or not list(Path("results").iterdir())
 
 
-def test_scripts_end_with_one_line(tmp_path: Path, script: Script) -> None:
+def test_wrong_run_ends_with_one_line(tmp_path: Path, script: Script) -> None:
     done = script(tmp_path, "predict5.py", "--run", "nothing")
     assert done.returncode == 2
     assert (
-        done.stderr.strip() == f"error: --run nothing: {Path('results/nothing')} has no best.pt; runs that have: none"
+        done.stderr.strip()
+        == f"error: --run nothing: {Path('results/nothing')} has no best.pt; runs that have one: none"
     )
 
 
-def test_without_weights_the_sample_runs_on_random_ones(
+def test_sample_trains_on_random_weights_where_none_are_available(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -258,13 +262,13 @@ def test_without_weights_the_sample_runs_on_random_ones(
     assert "random, untrained backbone" in capsys.readouterr().out
     (sample / "dataset.json").rename(tmp_path / "dataset.json")  # now it is somebody's dataset
     try:
-        with pytest.raises(train.WeightsUnavailable, match="Three remedies"):
+        with pytest.raises(WeightsUnavailable, match="Three remedies"):
             train.main(small(data=sample, weights="auto", epochs=1, run="s"))
     finally:
         (tmp_path / "dataset.json").rename(sample / "dataset.json")
 
 
-def test_changed_pictures_are_noticed(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_images_are_refused(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(sample, "mine")
     train.main(small(data=Path("mine"), epochs=1, run="c", precision="bf16"))
@@ -273,13 +277,16 @@ def test_changed_pictures_are_noticed(sample: Path, tmp_path: Path, monkeypatch:
     assert best["seconds"]["training"] > 0
     tested = json.loads(Path("results/c/split.json").read_text())["test"][0]
     picture(5, (200, 150)).save(Path("mine") / tested)
-    with pytest.raises(InputError, match=rf"{tested} and 0 more of the run's test set are not the pictures"):
+    with pytest.raises(
+        InputError,
+        match=rf"{tested} and 0 other test images have changed since this run was trained\. Pass the original",
+    ):
         predict5.main(predict5.Args(run="c", precision="fp32"))
     with pytest.raises(InputError, match=r"the dataset has changed since the run began"):
         train.main(train.Args(run="c", resume=True))
 
 
-def test_imagenet_features_tell_the_drawn_actions_apart(
+def test_imagenet_features_separate_the_drawn_actions(
     imagenet: BackboneWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small pictures and few of them: far above one in fifteen, and no set that is solved."""

@@ -1,21 +1,24 @@
 """The training loop: schedule, mixup, stopping, and that it learns."""
 
+import io
 import math
 import re
+from contextlib import redirect_stdout
 from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+import tyro
 from torch import Tensor, nn
 
 from backbones.imagenet_weights import BackboneWeights
 from model import build_model
 from runtime.errors import InputError
 from training.feeds import Batches
-from training.loop import best_epoch, fit, mix, start, warmup_cosine
-from training.recipe import PLAIN, Recipe
+from training.loop import best_epoch, fit, initial_state, mixup, warmup_cosine
+from training.options import Args
+from training.recipe import OPTION_FIELDS, PLAIN, Recipe
 
 CPU, FP32 = torch.device("cpu"), torch.float32
 
@@ -29,14 +32,14 @@ class Toy(nn.Module):
         return [list(self.parameters())]
 
 
-class ToyFeed:
-    """Points whose class is the sign of their first coordinate; validation labels may be turned round."""
+class ToySource:
+    """Points whose class is the sign of their first coordinate; validation labels may be flipped round."""
 
-    def __init__(self, model: Toy, turned: bool = False) -> None:
+    def __init__(self, model: Toy, flipped: bool = False) -> None:
         rng = torch.Generator().manual_seed(0)
         self.inputs = torch.randn(64, 4, 1, 1, generator=rng)
         self.targets = (self.inputs[:, 0, 0, 0] > 0).long()
-        self.model, self.turned = model, turned
+        self.model, self.flipped = model, flipped
 
     def __len__(self) -> int:
         return 64
@@ -48,19 +51,19 @@ class ToyFeed:
         return zip(self.inputs.split(16), self.targets.split(16), strict=True)
 
     def val(self) -> Batches:
-        return [(self.inputs, 1 - self.targets if self.turned else self.targets)]
+        return [(self.inputs, 1 - self.targets if self.flipped else self.targets)]
 
 
-def run(recipe: Recipe, epochs: int, turned: bool = False) -> tuple[list[dict], list[bool]]:
+def run(recipe: Recipe, epochs: int, flipped: bool = False) -> tuple[list[dict], list[bool]]:
     torch.manual_seed(0)
     model = Toy()
-    state = start(model, recipe, epochs, 64, CPU, FP32)
+    state = initial_state(model, recipe, epochs, 64, CPU, FP32)
     flags: list[bool] = []
-    fit(model, ToyFeed(model, turned), recipe, epochs, 0, state, CPU, FP32, flags.append)
+    fit(model, ToySource(model, flipped), recipe, epochs, 0, state, CPU, FP32, flags.append)
     return state.history, flags
 
 
-def test_it_learns_and_marks_the_best() -> None:
+def test_training_learns_and_marks_the_best_epoch() -> None:
     history, flags = run(Recipe(batch_size=16, lr=0.1, mixup=0.0, label_smoothing=0.0), epochs=15)
     assert len(history) == len(flags) == 15
     assert history[-1]["val"]["accuracy"] > 0.95
@@ -71,7 +74,7 @@ def test_it_learns_and_marks_the_best() -> None:
     assert best_epoch(history)["epoch"] == losses.index(min(losses)) + 1
 
 
-def test_the_best_epoch_is_the_best_after_temperature() -> None:
+def test_best_epoch_has_the_smallest_loss_after_temperature_scaling() -> None:
     """Label smoothing makes the network less sure in the end, though it is right: the raw loss rises before."""
     history, flags = run(Recipe(batch_size=16, lr=0.3, schedule="constant", patience=0), epochs=12)
     raw = [row["val"]["loss"] for row in history]
@@ -81,29 +84,29 @@ def test_the_best_epoch_is_the_best_after_temperature() -> None:
     assert flags == [loss < min(calibrated[:n], default=math.inf) for n, loss in enumerate(calibrated)]
 
 
-def test_same_seed_same_numbers() -> None:
+def test_same_seed_gives_the_same_numbers() -> None:
     one, two = (run(Recipe(batch_size=16), epochs=3)[0] for _ in range(2))
     assert [row["train"] for row in one] == [row["train"] for row in two]
 
 
-def test_patience_ends_training_but_not_in_the_coarse_epochs() -> None:
-    recipe = Recipe(batch_size=16, lr=0.1, patience=2, coarse=0.0)
-    assert len(run(recipe, epochs=30, turned=True)[0]) <= 5
-    assert len(run(Recipe(batch_size=16, lr=0.1, patience=2, coarse=0.5), epochs=30, turned=True)[0]) == 17
-    assert len(run(Recipe(batch_size=16, lr=0.1, patience=0), epochs=12, turned=True)[0]) == 12
+def test_patience_stops_training_after_the_low_resolution_epochs() -> None:
+    recipe = Recipe(batch_size=16, lr=0.1, patience=2, low_res=0.0)
+    assert len(run(recipe, epochs=30, flipped=True)[0]) <= 5
+    assert len(run(Recipe(batch_size=16, lr=0.1, patience=2, low_res=0.5), epochs=30, flipped=True)[0]) == 17
+    assert len(run(Recipe(batch_size=16, lr=0.1, patience=0), epochs=12, flipped=True)[0]) == 12
 
 
-def test_a_loss_that_is_no_number_is_an_error() -> None:
+def test_infinite_loss_is_an_error() -> None:
     model = Toy()
-    feed = ToyFeed(model)
-    feed.inputs[5] = math.inf
-    state = start(model, PLAIN, 1, 64, CPU, FP32)
+    source = ToySource(model)
+    source.inputs[5] = math.inf
+    state = initial_state(model, PLAIN, 1, 64, CPU, FP32)
     with pytest.raises(InputError, match="smaller --lr"):
-        fit(model, feed, PLAIN, 1, 0, state, CPU, FP32, lambda is_best: None)
+        fit(model, source, PLAIN, 1, 0, state, CPU, FP32, lambda is_best: None)
     assert not state.history
 
 
-def test_schedule() -> None:
+def test_schedule_warms_up_then_follows_a_cosine() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = warmup_cosine(optimizer, 4, 20)
     rates = []
@@ -117,9 +120,9 @@ def test_schedule() -> None:
     assert rates[19] == pytest.approx(0.5 * (1 + math.cos(math.pi * 15 / 16)))
 
 
-def test_unfrozen_stages_learn_more_slowly_the_earlier_they_are(untrained: BackboneWeights) -> None:
+def test_earlier_fine_tuned_stages_have_smaller_learning_rates(untrained: BackboneWeights) -> None:
     model = build_model(untrained, 2, unfreeze="layer3")
-    state = start(model, Recipe(warmup=0.0, lr=1e-3, stage_lr=0.1), 2, 1280, CPU, FP32)
+    state = initial_state(model, Recipe(warmup=0.0, lr=1e-3, layer_decay=0.1), 2, 1280, CPU, FP32)
     assert [group["lr"] for group in state.optimizer.param_groups] == pytest.approx([1e-3, 1e-4, 1e-5])
     sizes = [sum(p.numel() for p in group["params"]) for group in state.optimizer.param_groups]
     stages = (model.base_model.layer4, model.base_model.layer3)
@@ -135,21 +138,30 @@ def test_mixup_blends_with_the_partner_and_keeps_the_larger_share() -> None:
     inputs = torch.arange(6.0).reshape(6, 1, 1, 1)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        mixed, partners, share = mix(inputs.clone(), 0.4, rng)
+        mixed, partners, share = mixup(inputs.clone(), 0.4, rng)
         assert 0.5 <= share <= 1
         torch.testing.assert_close(mixed, share * inputs + (1 - share) * inputs[partners])
-    assert mix(inputs, 0.0, rng)[2] == 1.0
+    assert mixup(inputs, 0.0, rng)[2] == 1.0
 
 
-def test_help_tells_the_recipes_defaults() -> None:
-    source = (REPOSITORY / "train.py").read_text(encoding="utf-8")
-    told = dict(re.findall(r'^    (\w+): \w+ \| None = None\n    """.*Default ([\d.]+)\."""$', source, re.MULTILINE))
-    names = {field.name: field.default for field in fields(Recipe) if field.name not in ("optimizer", "schedule")}
-    assert {name: float(value) for name, value in told.items()} == names
+def test_each_number_of_the_recipe_is_an_option_whose_help_tells_its_default() -> None:
+    numbers = {field.name: field.default for field in fields(Recipe) if field.name not in ("optimizer", "schedule")}
+    assert tuple(numbers) == OPTION_FIELDS
+    assert all(getattr(Args(), name) is None for name in numbers)
+    with redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
+        tyro.cli(Args, args=["--help"])
+    text = re.sub(r"[│\s]+", " ", out.getvalue())
+    for name, default in numbers.items():
+        assert re.search(rf"--{name.replace('_', '-')} \S+ [^─]*? Default {default:g}\. ", text), name
 
 
-def test_plain_recipe_is_the_documents() -> None:
-    state = start(Toy(), PLAIN, 20, 320, CPU, FP32)
+def test_old_names_of_options_are_understood() -> None:
+    args = tyro.cli(Args, args=["--coarse", "0.25", "--stage-lr", "0.3", "--ignore-copies", "--unfreeze", "layer4"])
+    assert (args.low_res, args.layer_decay, args.ignore_duplicates) == (0.25, 0.3, True)
+
+
+def test_plain_recipe_is_adam_without_schedule_or_regularisation() -> None:
+    state = initial_state(Toy(), PLAIN, 20, 320, CPU, FP32)
     assert type(state.optimizer) is torch.optim.Adam
     for _ in range(30):
         assert state.optimizer.param_groups[0]["lr"] == 1e-3

@@ -1,0 +1,1 @@
+"""Prepares, runs, stores and loads trainings."""

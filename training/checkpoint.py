@@ -1,6 +1,6 @@
-"""Runs and checkpoints on disk: the only place that knows their format.
+"""Files of a run: the only module that knows their format.
 
-results/<run>/best.pt       the whole network at its best epoch, and the record; opens with weights_only=True
+results/<run>/best.pt       whole network at its best epoch, and the record; opens with weights_only=True
 results/<run>/best.json     the record, readable
 results/<run>/last.pt       head, optimiser and schedule after the last epoch, for --resume
 results/<run>/split.json    file names by part
@@ -16,21 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dataset import IMAGENET_MEAN, IMAGENET_STD
+from layers.conv3x3 import accelerate
 from model import ActionNet
 from runtime.errors import InputError, first_line
 from runtime.files import write_atomically, write_json
+from training.options import RENAMED
 
 BEST, LAST, RECORD, SPLIT, METRICS = "best.pt", "last.pt", "best.json", "split.json", "metrics.jsonl"
 SNAPSHOTS = "snapshots"
+PREPROCESSING_VERSION = 1  # raise it when `dataset.EvalTransform` gives other pixels
+
+SplitDigests = dict[str, dict[str, str]]  # by part, file names and the SHA-256 of the files
 
 
 def preprocessing(image_size: int) -> dict[str, Any]:
-    """What `dataset.EvalTransform` does, in words and numbers, for whoever reads a checkpoint."""
+    """What `dataset.EvalTransform` and `normalise` do, for readers of a checkpoint; only `version` is compared."""
     return {
+        "version": PREPROCESSING_VERSION,
         "image_size": image_size,
-        "resize": f"the middle square to {image_size}, bilinear, antialiased",
+        "crop": "centre crop of the short side",
+        "resize": "bilinear, antialiased",
         "colour": "RGB, 0..1",
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
@@ -38,101 +46,122 @@ def preprocessing(image_size: int) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide results."""
     names = ("torch", "torchvision", "numpy", "pillow", "scikit-learn")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def commit() -> str | None:
-    """The commit of the code, with "+" where files differ from it; None outside a git checkout."""
+    """The commit of the code, with "+" for uncommitted changes; None outside a git checkout."""
     command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     try:
-        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return answer.stdout.strip()
+    return done.stdout.strip()
 
 
-def save_best(run: Path, model: ActionNet, record: dict[str, Any], split: dict[str, dict[str, str]]) -> None:
-    """Writes `best.pt` (with backbone, so that the file is all that is needed) and `best.json`.
+def save_best(
+    run: Path, model: ActionNet, state: dict[str, Tensor], record: dict[str, Any], split: SplitDigests
+) -> None:
+    """Writes `best.pt` (backbone included, so that the file is all that is needed) and `best.json`.
 
     Args:
-        split: by part, file names and the SHA-256 of the files' bytes.
+        state: the model's state dict, for all feature channels (`features.pca.full_state`).
     """
     parts = {"stride_on": model.stride_on, "unfreeze": model.unfreeze, "backbone": model.backbone}
-    content = {"model": model.wide(model.state_dict()), **parts, "record": record, "split": split}
+    content = {"model": state, **parts, "record": record, "split": split}
     write_atomically(run / BEST, lambda partial: torch.save(content, partial))
     write_json(run / RECORD, record)
 
 
-def load_model(run: Path, device: torch.device) -> tuple[ActionNet, dict[str, Any], dict[str, dict[str, str]]]:
-    """Returns the network of a run, ready to predict, its record (keys of `best.json`) and its split (see `save_best`).
+def load_model(run: Path, device: torch.device) -> tuple[ActionNet, dict[str, Any], SplitDigests]:
+    """Returns a run's network, ready to predict, its record (keys of `best.json`) and its split.
 
-    Raises: InputError where the file is damaged, or of an earlier version.
+    Raises: InputError where the file is damaged, or its images were preprocessed differently.
     """
     path = run / BEST
     content = read_checkpoint(path, device)
-    record = content["record"]
-    if record.get("preprocessing") != preprocessing(record["image_size"]):
-        raise InputError(f"{path}: trained on pictures cut out in another way, before this version; train anew")
+    record = upgrade(content["record"])
+    if record["preprocessing"]["version"] != PREPROCESSING_VERSION:
+        raise InputError(f"{path}: trained with the preprocessing of another version; start a new run")
     parts = {key: content[key] for key in ("stride_on", "unfreeze", "backbone") if key in content}
     model = ActionNet(len(record["classes"]), **parts, size=record["image_size"])
     model.load_state_dict(content["model"])
     model.temperature = record.get("temperature", 1.0)
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = accelerate(model).to(device, memory_format=torch.channels_last).eval()
     return model, record, content["split"]
 
 
+def upgrade(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the keys of this version, from one that an older version may have written."""
+    known = dict(record.get("preprocessing") or {})
+    if "version" not in known:
+        sentence = f"the middle square to {record['image_size']}, bilinear, antialiased"  # of the same pixels
+        known["version"] = PREPROCESSING_VERSION if known.get("resize") == sentence else 0
+    record = record | {"preprocessing": known}
+    if "directions" in record:
+        record["projection"] = record.pop("directions")
+    for part in ("recipe", "arguments"):
+        if part in record:
+            record[part] = {RENAMED.get(name, name): value for name, value in record[part].items()}
+    return record
+
+
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Opens a checkpoint safely. Raises: InputError where it cannot be read."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: no readable checkpoint ({first_line(error)})") from error
+        raise InputError(f"{path}: not a readable checkpoint ({first_line(error)})") from error
 
 
 def save_last(run: Path, model: ActionNet, state: dict[str, Any]) -> None:
-    """Writes `last.pt`; what is frozen is left out, since it never changes."""
+    """Writes `last.pt`, without what is frozen."""
     write_atomically(run / LAST, lambda partial: torch.save({"head": model.trained_state(), **state}, partial))
 
 
 def load_last(run: Path, model: ActionNet, device: torch.device) -> dict[str, Any]:
-    """Puts the last epoch's head into `model` and returns the rest of the state."""
+    """Loads the last epoch's head into `model`; returns the rest of the state."""
     state = read_checkpoint(run / LAST, device)
     load_head(run / LAST, model, state.pop("head"))
     return state
 
 
 def load_head(path: Path, model: ActionNet, head: dict[str, Any]) -> None:
+    """Loads what is trained; raises InputError naming `path` where it has other names or shapes."""
     if {name: value.shape for name, value in head.items()} != {
         name: value.shape for name, value in model.trained_state().items()
     }:
-        raise InputError(f"{path}: belongs to another network")
+        raise InputError(f"{path}: belongs to another network; give the run that it was written by")
     model.load_state_dict(head, strict=False)
 
 
-def copy_head(
-    results: Path, name: str, model: ActionNet, weights_sha256: str, split: dict[str, dict[str, str]]
-) -> None:
-    """Puts the head of the run `name`, at its best epoch, into `model`.
+def copy_head(results: Path, name: str, model: ActionNet, weights_sha256: str, split: SplitDigests) -> None:
+    """Copies the head of the run `name`, at its best epoch, into `model`.
 
-    Raises: InputError where that run has other classes, weights or parts: it may have learned what is tested here.
+    Raises: InputError where that run has other classes, weights or parts: it may have seen this run's test images.
     """
     run = find_run(results, name, option="--head")
-    other, record, learned = load_model(run, torch.device("cpu"))
+    other, record, other_split = load_model(run, torch.device("cpu"))
     for what, same in (
         ("weights", record["weights_sha256"] == weights_sha256),
-        ("pictures or another --seed", learned == split),
+        ("images or another --seed", other_split == split),
         ("classes", other.fc.out_features == model.fc.out_features),
     ):
         if not same:
-            raise InputError(f"--head {name}: {run} has other {what}; give a run that was trained as this one will be")
-    for part, layers in other.named_children():
+            raise InputError(f"--head {name}: {run} has other {what}; give a run with the same ones")
+    for part, layer in other.named_children():
         if part != "base_model":
-            getattr(model, part).load_state_dict(layers.state_dict())
+            getattr(model, part).load_state_dict(layer.state_dict())
 
 
-def save_snapshot(run: Path, model: ActionNet, epoch: int) -> None:
-    """Writes the head as it is after `epoch` (0: before training); half the precision, which pictures do not show."""
-    state = model.wide(model.trained_state())
+def save_snapshot(run: Path, state: dict[str, Tensor], epoch: int) -> None:
+    """Writes the head after `epoch` (0: before training) in float16, which figures do not show.
+
+    Args:
+        state: what is trained, for all feature channels.
+    """
     head = {key: value.half() if "conv" in key else value for key, value in state.items()}
     write_atomically(run / SNAPSHOTS / f"epoch_{epoch:03d}.pt", lambda partial: torch.save(head, partial))
 
@@ -146,22 +175,22 @@ def find_snapshots(run: Path) -> dict[int, Path]:
 
 
 def load_snapshot(path: Path, model: ActionNet) -> None:
-    """Puts a snapshot's head into `model`."""
+    """Loads a snapshot's head into `model`."""
     head = read_checkpoint(path, next(model.parameters()).device)
     load_head(path, model, {key: value.float() if value.is_floating_point() else value for key, value in head.items()})
 
 
 def find_run(results: Path, name: str = "", needs: str = BEST, option: str = "--run") -> Path:
-    """Returns the folder of the run `name`, or of the newest one that has the file `needs`.
+    """Returns the folder of the run `name`, or of the newest run that has the file `needs`.
 
-    Raises: InputError naming the folder and the runs that there are.
+    Raises: InputError naming the folder and the runs that exist.
     """
     runs = sorted(results.glob(f"*/{needs}"), key=lambda path: path.stat().st_mtime)
     if name and (results / name / needs).is_file():
         return results / name
     if name:
         there = ", ".join(path.parent.name for path in runs) or "none"
-        raise InputError(f"{option} {name}: {results / name} has no {needs}; runs that have: {there}")
+        raise InputError(f"{option} {name}: {results / name} has no {needs}; runs that have one: {there}")
     if not runs:
-        raise InputError(f"{results}: no run with {needs} there; run train.py first")
+        raise InputError(f"{results}: no run has a {needs}; run train.py first")
     return runs[-1].parent

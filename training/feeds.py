@@ -1,8 +1,8 @@
-"""Where batches come from: cached feature maps, or pictures with a pass of the backbone each time.
+"""Batch sources for the training loop: cached feature maps, or images passed through the backbone.
 
-Both feeds offer the same: their length (training pictures), `forward` (a batch's inputs to logits), `train(epoch)` and
-`val()` (batches of inputs and targets, in an order that seed and epoch decide), so that the training loop need not know
-which one it runs. With several processes a batch is the one of them all, and each gets its part of it.
+Both offer their length (training images), `forward` (inputs to logits), `train(epoch)` and `val()` (batches of inputs
+and targets, whose order seed and epoch decide), so that the loop does not know which one it runs on. With several
+processes a batch is shared by all of them, and each gets its shard.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dataset import EvalTransform, HarDataset, Sample, TrainTransform
-from features.cache import FeatureStore, feature_batches
+from features.batches import feature_batches
+from features.cache import FeatureStore
 from model import ActionNet
 from runtime import distributed
 
@@ -25,9 +26,9 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 
 
 class CachedSource:
-    """Feature maps from stores; `coarse_epochs` first epochs see them averaged to half their side, but not below 2.
+    """Batches of cached feature maps; the first `low_res_epochs` see them downsampled to half their side, at least 2.
 
-    Half of the smallest store's side, of which the later epochs see a window of larger maps.
+    That is half of the smallest store's side, to which later epochs crop larger maps.
     """
 
     def __init__(
@@ -37,30 +38,30 @@ class CachedSource:
         train: tuple[list[str], list[int]],
         val: tuple[list[str], list[int]],
         batch_size: int,
-        coarse_epochs: int,
+        low_res_epochs: int,
         seed: int,
         dtype: torch.dtype,
     ) -> None:
         self.dtype = dtype
-        self.forward, self.stores, self.batch_size, self.seed = model.rest, stores, batch_size, seed
+        self.forward, self.stores, self.batch_size, self.seed = model.from_features, stores, batch_size, seed
         self.train_rows, self.val_rows = train, val  # digests and class indices
-        self.coarse_epochs = coarse_epochs
-        self.coarse_side = max(2, (min(store.side for store in stores) + 1) // 2)
+        self.low_res_epochs = low_res_epochs
+        self.low_res_side = max(2, (min(store.side for store in stores) + 1) // 2)
 
     def __len__(self) -> int:
         return len(self.train_rows[0])
 
     def train(self, epoch: int) -> Batches:
         generator = epoch_generator(self.seed, epoch)
-        coarse = self.coarse_side if epoch <= self.coarse_epochs else 0
-        return feature_batches(self.stores, *self.train_rows, self.batch_size, generator, coarse, self.dtype)
+        low_res = self.low_res_side if epoch <= self.low_res_epochs else 0
+        return feature_batches(self.stores, *self.train_rows, self.batch_size, generator, low_res, self.dtype)
 
     def val(self) -> Batches:
         return feature_batches(self.stores, *self.val_rows, self.batch_size, dtype=self.dtype)
 
 
 class ImageSource:
-    """Pictures, freshly cropped and mirrored for each epoch of training."""
+    """Batches of images as uint8, freshly cropped and mirrored in each epoch of training."""
 
     def __init__(
         self,
@@ -84,16 +85,16 @@ class ImageSource:
         generator = epoch_generator(self.seed, epoch)
         order = torch.randperm(len(self), generator=generator)
         seeds = torch.randint(2**62, (len(self),), generator=generator).tolist()  # of crops and flips
-        pictures = HarDataset(self.train_samples, self.classes, TrainTransform(self.size), seeds)
-        return self.batches(pictures, order)
+        images = HarDataset(self.train_samples, self.classes, TrainTransform(self.size), seeds)
+        return self.batches(images, order)
 
     def val(self) -> Batches:
-        pictures = HarDataset(self.val_samples, self.classes, EvalTransform(self.size))
-        return self.batches(pictures, torch.arange(len(pictures)))
+        images = HarDataset(self.val_samples, self.classes, EvalTransform(self.size))
+        return self.batches(images, torch.arange(len(images)))
 
-    def batches(self, pictures: HarDataset, order: Tensor) -> Batches:
-        """This process's part of each batch, as bytes."""
+    def batches(self, images: HarDataset, order: Tensor) -> Batches:
+        """This process's shard of each batch."""
         own = [batch[distributed.shard(len(batch))].tolist() for batch in order.split(self.batch_size)]
-        loader = iter(DataLoader(pictures, batch_sampler=[rows for rows in own if rows], **self.options))
-        for rows in own:  # in the last batch, none may be left for the last processes
+        loader = iter(DataLoader(images, batch_sampler=[rows for rows in own if rows], **self.options))
+        for rows in own:  # the last batch may leave none for the last processes
             yield next(loader) if rows else (torch.empty(0, 3, self.size, self.size).byte(), torch.empty(0).long())

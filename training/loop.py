@@ -1,4 +1,4 @@
-"""The training loop. It does not know whether its inputs are pictures or feature maps."""
+"""The training loop, independent of whether its inputs are images or cached feature maps."""
 
 import math
 import time
@@ -23,12 +23,12 @@ from runtime.errors import InputError
 from training.feeds import Batches, CachedSource, Forward, ImageSource
 from training.recipe import Recipe
 
-TIDY = 4  # batches after which freed memory goes back: kept for longer, it breaks up and more and more is taken
+RELEASE_EVERY = 4  # batches after which freed memory returns to the system; kept for longer it fragments and grows
 
 
 @dataclass
-class State:
-    """What changes from step to step beside the model, and the epochs so far (rows of `metrics.jsonl`)."""
+class TrainState:
+    """What changes from step to step besides the model, and the epochs so far (rows of `metrics.jsonl`)."""
 
     optimizer: torch.optim.Optimizer
     scheduler: LambdaLR
@@ -41,16 +41,18 @@ class State:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in ("optimizer", "scheduler", "scaler"):
-            if state[name]:  # a scaler has none where it is not needed
+            if state[name]:  # a disabled scaler has no state
                 getattr(self, name).load_state_dict(state[name])
         self.history = state["history"]
 
 
-def start(model: ActionNet, recipe: Recipe, epochs: int, count: int, device: torch.device, dtype: torch.dtype) -> State:
-    """A fresh state for training on `count` pictures an epoch."""
+def initial_state(
+    model: ActionNet, recipe: Recipe, epochs: int, count: int, device: torch.device, dtype: torch.dtype
+) -> TrainState:
+    """Optimiser, schedule and gradient scaler for training on `count` images per epoch."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
     groups = [
-        {"params": parameters, "lr": recipe.lr * recipe.stage_lr**depth}
+        {"params": parameters, "lr": recipe.lr * recipe.layer_decay**depth}
         for depth, parameters in enumerate(model.trained_parameters())
     ]
     optimizer = kind(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
@@ -59,40 +61,43 @@ def start(model: ActionNet, recipe: Recipe, epochs: int, count: int, device: tor
         scheduler = LambdaLR(optimizer, lambda step: 1.0)
     else:
         scheduler = warmup_cosine(optimizer, round(recipe.warmup * steps), epochs * steps)
-    return State(optimizer, scheduler, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16))
+    return TrainState(optimizer, scheduler, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16))
 
 
 def fit(
     model: ActionNet,
-    feed: CachedSource | ImageSource,
+    source: CachedSource | ImageSource,
     recipe: Recipe,
     epochs: int,
     seed: int,
-    state: State,
+    state: TrainState,
     device: torch.device,
     dtype: torch.dtype,
     on_epoch: Callable[[bool], None],
 ) -> None:
-    """Trains until `epochs` are done or patience is at its end.
+    """Trains until `epochs` are done or patience runs out.
 
     Every epoch appends a row to `state.history` and calls `on_epoch` with whether it is the best (`best_epoch`).
     """
     trained = [parameter for group in model.trained_parameters() for parameter in group]
-    forward = distributed.data_parallel(trained, feed.forward)
+    forward = distributed.data_parallel(trained, source.forward)
     for epoch in range(len(state.history) + 1, epochs + 1):
         best = best_epoch(state.history)
-        if recipe.patience and best and epoch - 1 - max(best["epoch"], recipe.coarse_epochs(epochs)) >= recipe.patience:
+        if (
+            recipe.patience
+            and best
+            and epoch - 1 - max(best["epoch"], recipe.low_res_epochs(epochs)) >= recipe.patience
+        ):
             return
         begin = time.perf_counter()
-        torch.manual_seed(seed * 1_000_003 + epoch)  # each epoch stands alone, so that a resumed run repeats it
+        torch.manual_seed(seed * 1_000_003 + epoch)  # independent of earlier epochs, so that a resumed run repeats it
         lr = state.optimizer.param_groups[0]["lr"]
         model.train()
-        about = {"desc": f"epoch {epoch}", "unit": " images", "leave": False, "disable": distributed.rank() > 0}
-        with tqdm(total=len(feed) // distributed.world_size(), **about) as bar:
-            batches = shown(to_device(feed.train(epoch), device), bar)
+        with progress_bar(f"epoch {epoch}", len(source) // distributed.world_size()) as bar:
+            batches = with_progress(to_device(source.train(epoch), device), bar)
             train = train_epoch(forward, batches, state, recipe, device, dtype, np.random.default_rng((seed, epoch)))
         model.eval()
-        logits, targets = predict(feed.forward, to_device(feed.val(), device), model.fc.out_features, device, dtype)
+        logits, targets = predict(source.forward, to_device(source.val(), device), model.fc.out_features, device, dtype)
         val, temperature = summarise(logits, targets), round(fit_temperature(logits, targets), 4)
         calibrated = cross_entropy(logits / temperature, targets).item()
         release_freed_memory()
@@ -102,16 +107,16 @@ def fit(
 
 
 def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row with the smallest calibrated validation loss; None where there is none yet.
+    """The row with the smallest calibrated validation loss; None for an empty history.
 
-    That is the loss after temperature, with which the network answers. Before it, label smoothing and mixup would be
-    mistaken for errors: the longer a network learns to be unsure, the larger its loss, though it is right more often.
+    The loss after temperature scaling is the one that predictions are made with. The raw loss also grows with the
+    uncertainty that label smoothing and mixup teach, although accuracy rises.
     """
     return min(history, key=lambda row: row["calibrated"], default=None)
 
 
 def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """The rate rises in a line over the warm-up, then falls along half a cosine to 0 (https://arxiv.org/abs/1608.03983)."""
+    """Linear warm-up, then half a cosine down to 0 (https://arxiv.org/abs/1608.03983)."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -121,29 +126,34 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, total_ste
     return LambdaLR(optimizer, factor)
 
 
-def mix(inputs: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
-    """Mixup (https://arxiv.org/abs/1710.09412): blends each input with its neighbour in the batch, which chance made.
+def mixup(inputs: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
+    """Mixup (https://arxiv.org/abs/1710.09412) of each input with its neighbour in the shuffled batch.
 
-    Returns: the blend, the partner of each row (B,), and the share of the row itself, at least one half.
+    Returns: the mixed inputs, the partner of each row (B,), and the weight of the row itself, 0.5 to 1.
     """
     share = rng.beta(alpha, alpha) if alpha > 0 else 1.0
     share = max(share, 1 - share)
     partners = torch.arange(len(inputs), device=inputs.device) ^ 1
-    partners = partners.clamp(max=max(0, len(inputs) - 1))  # the last of an odd number stays alone
+    partners = partners.clamp(max=max(0, len(inputs) - 1))  # the last of an odd number is its own partner
     return (inputs if share == 1 else inputs.mul(share).add_(inputs[partners], alpha=1 - share)), partners, share
 
 
 def to_device(batches: Batches, device: torch.device) -> Batches:
-    """Brings batches to the device; pictures travel as bytes and are normalised there."""
+    """Moves batches to the device; images travel as uint8 and are normalised there."""
     for inputs, targets in batches:
         if device.type == "cuda" and not inputs.is_cuda and not inputs.is_pinned():
-            inputs = inputs.pin_memory()  # else the copy would wait
+            inputs = inputs.pin_memory()  # else the copy would be synchronous
         inputs = inputs.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         yield normalise(inputs) if inputs.dtype == torch.uint8 else inputs, targets.to(device, non_blocking=True)
 
 
-def shown(batches: Batches, bar: tqdm) -> Batches:
-    """Passes batches on and moves the progress bar by their pictures."""
+def progress_bar(label: str, images: int, leave: bool = False) -> tqdm:
+    """A progress bar over images, shown by the main process."""
+    return tqdm(total=images, desc=label, unit=" images", leave=leave, disable=not distributed.is_main())
+
+
+def with_progress(batches: Batches, bar: tqdm) -> Batches:
+    """Passes batches on and advances the bar by their images."""
     for inputs, targets in batches:
         yield inputs, targets
         bar.update(len(targets))
@@ -152,7 +162,7 @@ def shown(batches: Batches, bar: tqdm) -> Batches:
 def train_epoch(
     forward: Forward,
     batches: Batches,
-    state: State,
+    state: TrainState,
     recipe: Recipe,
     device: torch.device,
     dtype: torch.dtype,
@@ -160,14 +170,14 @@ def train_epoch(
 ) -> dict[str, float]:
     """Trains on every batch once.
 
-    Returns: `metrics.summarise` of the logits as they came in training (augmented, mixed, with dropout) against each
-    row's own label and without smoothing, so that the loss can be held against validation's.
+    Returns: `evaluation.metrics.summarise` of the logits seen in training (augmented, mixed, with dropout) against
+        each row's own label, without label smoothing, so that the loss compares with that of validation.
 
-    Raises: InputError where the loss stops being a number.
+    Raises: InputError where the loss is no longer finite.
     """
     all_logits, all_targets = [], []
     for inputs, targets in batches:
-        inputs, partners, share = mix(inputs, recipe.mixup, rng)
+        inputs, partners, share = mixup(inputs, recipe.mixup, rng)
         with autocast(device, dtype):
             logits = forward(inputs)  # (B, K)
         logits = logits.float()
@@ -184,22 +194,19 @@ def train_epoch(
         state.scheduler.step()
         all_logits.append(logits.detach())
         all_targets.append(targets)
-        if len(all_targets) % TIDY == 0:
+        if len(all_targets) % RELEASE_EVERY == 0:
             release_freed_memory()
-    logits, targets = (
-        distributed.all_gather_rows(torch.cat(all_logits)),
-        distributed.all_gather_rows(torch.cat(all_targets)),
-    )
+    logits = distributed.all_gather_rows(torch.cat(all_logits))
     if not logits.isfinite().all():
-        raise InputError("the training loss is no longer a number: give a smaller --lr, or --precision fp32")
-    return summarise(logits, targets)
+        raise InputError("the training loss is no longer finite: give a smaller --lr, or --precision fp32")
+    return summarise(logits, distributed.all_gather_rows(torch.cat(all_targets)))
 
 
 @torch.inference_mode()
 def predict(
     forward: Forward, batches: Batches, classes: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Returns logits (N, K) in float32 and targets (N,), on the CPU; of all processes, one after the other."""
+    """Returns logits (N, K) in float32 and targets (N,) on the CPU, of all processes in rank order."""
     all_logits, all_targets = [torch.empty(0, classes)], [torch.empty(0, dtype=torch.long)]
     for inputs, targets in batches:
         with autocast(device, dtype):

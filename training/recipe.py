@@ -1,41 +1,69 @@
-"""How a network is trained: the numbers of the default recipe and of the plain one."""
+"""Numbers of the default training recipe and of the plain one, as options with their ranges and help."""
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from typing import Annotated, Any
+
+import tyro
 
 from runtime.errors import InputError
+from runtime.options import option_name
 
 IMAGE_SIZE = 320  # pixels
-TEXTBOOK_SIZE = 224  # which most ImageNet networks were made for
-EPOCHS = 20
-VIEWS_UNFROZEN = 4  # early maps are not mirrored: crops and mirror images are views of their own
-OF_ALL = 0.2  # channel dropout where maps have all channels
-FEW_EPOCHS, MANY_PICTURES = 8, 2000  # so many pictures make enough steps in fewer epochs
+PLAIN_IMAGE_SIZE = 224  # pixels; what most ImageNet networks were trained on
+EPOCHS, FEW_EPOCHS = 20, 8
+MANY_IMAGES = 2000  # training images from which FEW_EPOCHS make enough steps, and a PCA projection pays
+FINE_TUNING_VIEWS = 4  # features before a stage are not mirrored: crops and mirror images are separate views
+FULL_CHANNEL_DROPOUT = 0.2  # channel dropout without a PCA projection
+
+
+def number(default: float, help: str, high: float = math.inf, aliases: tuple[str, ...] = ()) -> Any:
+    """A number of the recipe that is also an option; at least 0 and at most `high`."""
+    return field(default=default, metadata={"help": help, "high": high, "aliases": aliases})
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How the head is trained. The defaults are those of `train.py`."""
 
-    views: int = 1  # cached views of each training picture (`features.view_transform`); 0: no cache
-    channels: int = 512  # of cached maps, along leading directions (`directions.py`); 0: all
-    batch_size: int = 128
+    views: int = number(
+        1,
+        "Cached augmentations (views) per training image: centre crop, random crop, full image, more random crops. "
+        "0: no cache. With --unfreeze: 4.",
+    )
+    channels: int = number(
+        512,
+        "Channels of cached feature maps after PCA projection. 0: all, as for fewer than 2,000 training images.",
+    )
+    batch_size: int = number(128, "Images per step.")
     optimizer: str = "adamw"  # or "adam"
-    lr: float = 1e-3
-    stage_lr: float = 0.1  # of the rate of what follows it, for each unfrozen stage
-    weight_decay: float = 0.05
+    lr: float = number(1e-3, "Peak learning rate.")
+    layer_decay: float = number(
+        0.1,
+        "With --unfreeze: a stage's learning rate as a fraction of that of the part after it.",
+        aliases=("--stage-lr",),
+    )
+    weight_decay: float = number(0.05, "Weight decay of AdamW.")
     schedule: str = "cosine"  # or "constant"
-    warmup: float = 1.0  # epochs
-    label_smoothing: float = 0.1
-    dropout: float = 0.5
-    channel_dropout: float = 0.1
-    mixup: float = 0.0  # alpha of the beta distribution; 0: off
-    coarse: float = 0.5  # share of the epochs that see the maps averaged from 10x10 to 5x5, in less than half the time
-    patience: int = 3  # full-size epochs without a smaller calibrated validation loss before training ends; 0: never
+    warmup: float = number(1.0, "Epochs of linear warm-up before cosine decay.")
+    label_smoothing: float = number(0.1, "Label smoothing.", high=1)
+    dropout: float = number(0.5, "Dropout of the 256 pooled features.", high=1)
+    channel_dropout: float = number(
+        0.1, "Dropout of whole channels of the feature maps. With all 2,048 channels: 0.2.", high=1
+    )
+    mixup: float = number(0.0, "Alpha of mixup on the head's input (with --views 0: on images). 0: off.")
+    low_res: float = number(
+        0.5,
+        "Fraction of the epochs, the first ones, that train on feature maps downsampled to half their side.",
+        high=1,
+        aliases=("--coarse",),
+    )
+    patience: int = number(
+        3, "Stop after this many full-resolution epochs without a smaller calibrated validation loss. 0: never."
+    )
 
-    def coarse_epochs(self, epochs: int) -> int:
-        return round(self.coarse * epochs)
+    def low_res_epochs(self, epochs: int) -> int:
+        return round(self.low_res * epochs)
 
 
 PLAIN = Recipe(
@@ -50,55 +78,71 @@ PLAIN = Recipe(
     dropout=0.0,
     channel_dropout=0.0,
     mixup=0.0,
-    coarse=0.0,
+    low_res=0.0,
     patience=0,
 )
 
 
-def make_recipe(plain: bool, given: dict[str, Any], unfreeze: str = "none") -> Recipe:
-    """The default or the plain recipe, with what was given (None: not) in place of its numbers.
+def as_option(field: Any) -> tuple[str, Any, None]:
+    """A number of the recipe as an optional field of `RecipeOptions`."""
+    about = field.metadata
+    help = f"{about['help']} Default {field.default:g}."
+    return field.name, Annotated[field.type | None, tyro.conf.arg(help=help, aliases=about["aliases"])], None
 
-    Raises: InputError, in terms of `train.py`'s options, on a contradiction or a number out of range.
+
+# One definition of the numbers: their options, None where not given, are derived from the recipe.
+RecipeOptions = make_dataclass("RecipeOptions", [as_option(field) for field in fields(Recipe) if field.metadata])
+OPTION_FIELDS = tuple(field.name for field in fields(RecipeOptions))
+
+
+def make_recipe(plain: bool, options: RecipeOptions, unfreeze: str = "none", projection: bool = True) -> Recipe:
+    """Returns the default or the plain recipe with the given options in place of its numbers.
+
+    Args:
+        projection: whether the default projects channels at all.
+
+    Raises: InputError, in terms of the options, on a contradiction or a number out of range.
     """
     base = PLAIN if plain else Recipe()
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: getattr(options, name) for name in OPTION_FIELDS if getattr(options, name) is not None}
     for name, value in given.items():
         if plain and value != getattr(base, name):
-            raise InputError(f"--recipe plain fixes {option(name)} at {getattr(base, name)}; leave {option(name)} out")
-    if unfreeze == "none" and given.get("stage_lr", base.stage_lr) != base.stage_lr:
-        raise InputError("--stage-lr is for unfrozen stages: leave it out, or give --unfreeze layer4")
-    recipe = replace(base, **given)
+            option = option_name(name)
+            raise InputError(f"--recipe plain fixes {option} at {getattr(base, name)}; leave {option} out")
+    if unfreeze == "none" and given.get("layer_decay", base.layer_decay) != base.layer_decay:
+        raise InputError("--layer-decay is for fine-tuned stages: leave it out, or give --unfreeze layer4")
+    recipe = replace(base if projection else replace(base, channels=0), **given)
     if recipe.views == 0 or unfreeze != "none":
-        for name in ("coarse", "channels"):
+        for name in ("low_res", "channels"):
             if given.get(name):
+                option = option_name(name)
                 raise InputError(
-                    f"{option(name)} needs cached maps (--views 1 or more) and a frozen backbone: leave it out"
+                    f"{option} needs cached features (--views 1 or more) and a frozen backbone: leave it out"
                 )
-        recipe = replace(recipe, coarse=0.0, channels=0)
+        recipe = replace(recipe, low_res=0.0, channels=0)
     if unfreeze != "none" and "views" not in given and not plain:
-        recipe = replace(recipe, views=VIEWS_UNFROZEN)
+        recipe = replace(recipe, views=FINE_TUNING_VIEWS)
     if recipe.channels == 0 and not plain and "channel_dropout" not in given:
-        recipe = replace(recipe, channel_dropout=OF_ALL)
-    ranges = {"label_smoothing": (0, 1), "dropout": (0, 1), "channel_dropout": (0, 1), "coarse": (0, 1)}
-    for name in given:
-        low, high = ranges.get(name, (0, math.inf))
-        if not low <= getattr(recipe, name) <= high:
-            raise InputError(f"{option(name)} {getattr(recipe, name)}: must be {low} to {high}")
-    for name in ("batch_size", "lr"):
-        if getattr(recipe, name) <= 0:
-            raise InputError(f"{option(name)} {getattr(recipe, name)}: must be above 0")
+        recipe = replace(recipe, channel_dropout=FULL_CHANNEL_DROPOUT)
+    check_ranges(recipe, given)
     return recipe
 
 
-def option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def check_ranges(recipe: Recipe, given: dict[str, Any]) -> None:
+    high = {field.name: field.metadata["high"] for field in fields(Recipe) if field.metadata}
+    for name, value in given.items():
+        if not 0 <= value <= high[name]:
+            raise InputError(f"{option_name(name)} {value}: must be 0 to {high[name]}")
+    for name in ("batch_size", "lr"):
+        if getattr(recipe, name) <= 0:
+            raise InputError(f"{option_name(name)} {getattr(recipe, name)}: must be above 0")
 
 
-def default_epochs(recipe: Recipe, pictures: int) -> int:
-    """For so many training pictures."""
-    return FEW_EPOCHS if recipe != PLAIN and pictures >= MANY_PICTURES else EPOCHS
+def default_epochs(recipe: Recipe, images: int) -> int:
+    """Number of epochs for so many training images."""
+    return FEW_EPOCHS if recipe != PLAIN and images >= MANY_IMAGES else EPOCHS
 
 
-def recipe_fields(options: object) -> list[str]:
-    """The numbers of a recipe that `options` has too."""
-    return [field.name for field in fields(Recipe) if hasattr(options, field.name)]
+def option_values(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's numbers by option field."""
+    return {name: value for name, value in asdict(recipe).items() if name in OPTION_FIELDS}

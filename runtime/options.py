@@ -1,0 +1,35 @@
+"""Options that several scripts share, and checks of their values."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import InputError
+
+
+@dataclass
+class RunOptions:
+    """Which run, on which data and device."""
+
+    run: str = ""
+    """Name of the run, a folder in results/. Default: the newest."""
+    data: Path | None = None
+    """Folder of the dataset. Default: the one the run was trained on."""
+    device: str = "auto"
+    """auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps."""
+    cache: Path = Path("data/cache")
+    """Folder of cached feature maps and image checks."""
+    results: Path = Path("results")
+    """Folder of the runs."""
+
+
+def option_name(field: str) -> str:
+    """`low_res` to `--low-res`."""
+    return f"--{field.replace('_', '-')}"
+
+
+def require_range(field: str, value: float | None, low: float, high: float | None = None) -> None:
+    """Raises InputError naming the option where `value` is given and not within low..high."""
+    if value is not None and not (low <= value and (high is None or value <= high)):
+        raise InputError(
+            f"{option_name(field)} {value}: must be {low} {f'to {high}' if high is not None else 'or more'}"
+        )

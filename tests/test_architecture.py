@@ -1,0 +1,92 @@
+"""The rules of the house: imports go down, scripts import no scripts, heavy libraries stay in one room, sizes."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+LEVELS = (  # from the bottom up; a module imports only from levels below its own, or from its own room
+    {"runtime"},
+    {"dataset"},
+    {"backbones", "layers", "sample", "splits"},
+    {"model"},
+    {"inspection"},
+    {"features", "figures"},
+    {"hooks"},
+    {"evaluation"},
+    {"training"},
+    {"train", "predict5", "visualize_single_example", "visualize_activations", "prepare_data", "benchmarks"},
+)
+LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
+SCRIPTS = LEVELS[-1] - {"benchmarks"}
+HEAVY = {  # rooms that may import a library that takes long to import, or that only one job needs
+    "captum": {"inspection"},
+    "cleanlab": {"evaluation"},
+    "kagglehub": {"prepare_data"},
+    "matplotlib": {"figures"},
+    "nncf": {"features"},
+    "openvino": {"features", "benchmarks"},
+    "pandas": {"runtime", "benchmarks"},
+    "sklearn": {"evaluation"},
+    "timm": {"backbones"},
+}
+SOURCES = sorted(
+    path.relative_to(REPOSITORY)
+    for path in [*REPOSITORY.glob("*.py"), *REPOSITORY.glob("*/*.py")]
+    if path.parts[len(REPOSITORY.parts)] not in ("tests", ".venv")
+)
+
+
+def room_of(path: Path) -> str:
+    return path.parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    """First names of all imported modules, also inside of functions, with their lines."""
+    for node in ast.walk(ast.parse((REPOSITORY / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.partition(".")[0], node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            yield node.module.partition(".")[0], node.lineno
+
+
+def test_every_module_has_a_level_and_every_level_exists() -> None:
+    assert {room_of(path) for path in SOURCES} == set(LEVEL)
+    assert {path.stem for path in SOURCES if len(path.parts) == 1} == SCRIPTS | {"model", "dataset", "hooks"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_imports_go_down_and_no_script_is_imported(path: Path) -> None:
+    room = room_of(path)
+    for name, line in imported(path):
+        if name in LEVEL and name != room:
+            assert name not in SCRIPTS, f"{path}:{line}: imports the script {name}"
+            assert LEVEL[name] < LEVEL[room], f"{path}:{line}: imports {name}, which is not below {room}"
+        assert room in HEAVY.get(name, {room}), f"{path}:{line}: {name} belongs to {HEAVY[name]}"
+
+
+def test_an_upward_import_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("test_architecture.REPOSITORY", tmp_path)
+    (tmp_path / "runtime").mkdir()
+    for file, line in (("runtime/files.py", "def f():\n    import model"), ("predict5.py", "from train import main")):
+        (tmp_path / file).write_text(line)
+        with pytest.raises(AssertionError, match="imports"):
+            test_imports_go_down_and_no_script_is_imported(Path(file))
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name == "__init__.py"], ids=str)
+def test_a_rooms_init_holds_its_purpose_and_nothing_else(path: Path) -> None:
+    (only,) = ast.parse((REPOSITORY / path).read_text(encoding="utf-8")).body
+    assert ast.get_docstring(ast.Module([only], [])).endswith(".")
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *sorted(Path("tests").glob("*.py"))], ids=str)
+def test_files_and_functions_have_a_readable_size(path: Path) -> None:
+    text = (REPOSITORY / path).read_text(encoding="utf-8")
+    assert text.count("\n") <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 50, f"{path}:{node.lineno}: {node.name}"

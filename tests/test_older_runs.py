@@ -1,0 +1,105 @@
+"""Runs of the version before the rooms (one flat level of modules) still load, resume and predict."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, read_jsonl
+
+import predict5
+import train
+from model import ActionNet
+from runtime.errors import InputError
+from training import checkpoint
+
+OLD = "078607fbb720"  # the last commit before the rooms
+OPTIONS = ["--weights", "random", "--image-size", "64", "--precision", "int8", "--channels", "48", "--seed", "3"]
+OPTIONS += ["--epochs", "3", "--coarse", "0.4", "--ignore-copies", "--run", "old"]
+STOP_AFTER_FIRST_EPOCH = """
+import sys, checkpoint, train
+from console import run_script
+save = checkpoint.save_last
+def save_and_stop(*args):
+    save(*args)
+    sys.exit(0)
+checkpoint.save_last = save_and_stop
+run_script(train.main, train.Args, "")
+"""
+
+
+@pytest.fixture(scope="module")
+def old_run(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
+    """A folder where the old code trained one epoch of three, with its own int8 model, projection and feature cache."""
+    folder = tmp_path_factory.mktemp("older")
+    code = folder / "code"
+    code.mkdir()
+    archive = subprocess.run(["git", "archive", OLD], cwd=REPOSITORY, capture_output=True)
+    if archive.returncode:
+        pytest.skip(f"this clone does not hold the commit {OLD}: {archive.stderr.decode().strip()}")
+    subprocess.run(["tar", "x"], cwd=code, input=archive.stdout, check=True)
+    command = [sys.executable, "-c", STOP_AFTER_FIRST_EPOCH, "--data", sample, *OPTIONS]
+    places = ["--cache", folder / "data/cache", "--results", folder / "results"]
+    done = subprocess.run([*command, *places], cwd=code, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def cached_files() -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path("data/cache").rglob("*") if path.suffix in (".bin", ".pt")}
+
+
+def test_old_run_resumes_on_its_own_cache(
+    old_run: Path, sample: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(old_run)
+    assert len(read_jsonl(Path("results/old/metrics.jsonl"))) == 1
+    before = cached_files()
+    assert {path.name.partition("-")[0] for path in before} == {"model.bin", "maps.bin", "directions"}
+    train.main(train.Args(run="old", resume=True))
+    assert "continuing after epoch 1 of 3" in capsys.readouterr().out
+    assert before == {
+        path: path.read_bytes() for path in Path("data/cache").rglob("*") if path.suffix in (".bin", ".pt")
+    }
+    fresh = {"weights": "random", "image_size": 64, "precision": "int8", "channels": 48, "seed": 3, "epochs": 3}
+    train.main(train.Args(data=sample, run="new", low_res=0.4, ignore_duplicates=True, **fresh))
+    old, new = (read_jsonl(Path("results", run, "metrics.jsonl")) for run in ("old", "new"))
+    for row in old + new:
+        row.pop("seconds")
+    assert old == new
+    assert len(list(Path("data/cache").glob("maps-*"))) == 1  # the new run reads the features that the old one cached
+
+
+def test_old_checkpoint_predicts_what_it_predicted(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old script's predictions, image by image, in the old run's int8 arithmetic."""
+    monkeypatch.chdir(old_run)
+    command = [sys.executable, "predict5.py", "--cache", old_run / "data/cache", "--results", old_run / "results"]
+    done = subprocess.run(command, cwd=old_run / "code", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = Path("results/old/test/test_predictions.csv")
+    expected = table.read_bytes()
+    metrics = json.loads(Path("results/old/test/metrics.json").read_text())
+    table.unlink()
+    predict5.main(predict5.Args(run="old"))
+    assert table.read_bytes() == expected
+    again = json.loads(Path("results/old/test/metrics.json").read_text())
+    assert {key: again[key] for key in metrics} == metrics
+    record = checkpoint.load_model(Path("results/old"), torch.device("cpu"))[1]
+    assert record["projection"].startswith("48 directions ")
+    assert record["arguments"]["low_res"] == record["recipe"]["low_res"] == 0.4
+    with table.open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == metrics["n"]
+
+
+def test_runs_with_another_preprocessing_are_refused(tmp_path: Path) -> None:
+    model = ActionNet(2)
+    record = {"classes": ["run", "sit"], "image_size": 64, "preprocessing": checkpoint.preprocessing(64)}
+    checkpoint.save_best(tmp_path, model, model.state_dict(), record, {})
+    assert checkpoint.load_model(tmp_path, torch.device("cpu"))[1] == record
+    for other in ({"version": 2}, {"resize": "the middle square of 7/8 of the short side to 64"}, {}):
+        checkpoint.save_best(tmp_path, model, model.state_dict(), record | {"preprocessing": other}, {})
+        with pytest.raises(InputError, match=r"best\.pt: trained with the preprocessing of another version"):
+            checkpoint.load_model(tmp_path, torch.device("cpu"))

@@ -1,0 +1,133 @@
+"""Arguments of `train.py` and the checks that need nothing but them."""
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from backbones.imagenet_weights import RESNET
+from features.engines import PrecisionName
+from model import STRIDE
+from runtime.errors import InputError
+from runtime.options import RunOptions, require_range
+from splits.split import VAL_SHARE
+from training.recipe import (
+    IMAGE_SIZE,
+    MANY_IMAGES,
+    PLAIN_IMAGE_SIZE,
+    Recipe,
+    RecipeOptions,
+    default_epochs,
+    make_recipe,
+    option_values,
+)
+
+ALLOWED_WITH_RESUME = {"data", "cache", "results", "run", "resume", "device", "workers"}
+RENAMED = {"stage_lr": "layer_decay", "coarse": "low_res", "ignore_copies": "ignore_duplicates"}  # in older runs
+
+
+@dataclass
+class Args(RecipeOptions, RunOptions):
+    """Arguments of `train.py`; recipe numbers are None where they were not given."""
+
+    data: Path | None = None
+    """Folder of the dataset. Default: data/, or the built-in sample where data/ holds none."""
+    run: str = ""
+    """Name of the run, a folder in results/. Default: date and time; with --resume the newest run."""
+    resume: bool = False
+    """Continue an interrupted run with its own arguments."""
+    recipe: Literal["default", "plain"] = "default"
+    """plain: Adam at a fixed rate, batches of 32, fresh crops and flips and a backbone pass in every epoch."""
+    weights: str = "auto"
+    """ImageNet weights: auto, v1, v2 (torchvision), npm, a FILE, or random (untrained, for trying things out)."""
+    backbone: str = RESNET
+    """Another frozen backbone: a name of timm (vit_base_patch16_clip_224.openai, …), or torchvision/NAME."""
+    epochs: int | None = None
+    """Default 8; 20 for fewer than 2,000 training images and with --recipe plain."""
+    seed: int = 0
+    """Seed of the split, the head's initialisation, shuffling and augmentation."""
+    val_share: float = VAL_SHARE
+    """Fraction of the images outside the test set that go to validation."""
+    image_size: int | None = None
+    """Side of the square input in pixels, a multiple of 32. Default 320; 224 with --recipe plain or --backbone."""
+    unfreeze: Literal["none", "layer4", "layer3", "layer2", "layer1"] = "none"
+    """Fine-tune ResNet's convolutions from this stage on; features before it are cached."""
+    head: str = ""
+    """Start from the trained head of this run (same images, same seed) instead of a random one."""
+    snapshots: bool = False
+    """Keep the head after every epoch (21 MB each), for `visualize_activations.py --training`."""
+    ignore_duplicates: Annotated[bool, tyro.conf.arg(aliases=["--ignore-copies"])] = False
+    """Split as if no image had duplicates; predict5.py then reports the effect of the leakage."""
+    skip_bad: bool = False
+    """Leave unreadable images out instead of stopping."""
+    precision: PrecisionName = "auto"
+    """int8: of the backbone, on a CPU, calibrated on training images; auto takes it from 2,000 views on."""
+    compile: bool = False
+    """Run the backbone through torch.compile (needs a C++ compiler); may be faster on a GPU."""
+    workers: int | None = None
+    """Processes that decode images. Default: none beside a CPU, up to 8 beside a GPU."""
+
+    def check(self) -> None:
+        """Raises InputError on values that are wrong for any dataset."""
+        make_recipe(self.recipe == "plain", self, self.unfreeze)
+        if self.epochs is not None and self.epochs <= 0:
+            raise InputError(f"--epochs {self.epochs}: must be above 0")
+        if self.backbone != RESNET and self.unfreeze != "none":
+            raise InputError(f"--unfreeze {self.unfreeze}: names a stage of ResNet-50; leave it out, or --backbone")
+        cached = self.recipe == "default" and self.views != 0
+        if self.precision == "int8" and not cached:
+            raise InputError("--precision int8 needs cached features: give --views 1 or more, or another precision")
+        if self.compile and not cached:
+            raise InputError("--compile is for cached features: leave it out, or give --views 1 or more")
+        if self.compile and self.precision == "int8":
+            raise InputError("--compile and --precision int8 are two engines for one backbone; give one of them")
+        if not 0 < self.val_share < 1:
+            raise InputError(f"--val-share {self.val_share}: must be between 0 and 1")
+        require_range("seed", self.seed, 0)
+        require_range("workers", self.workers, 0)
+        if self.image_size is not None and (self.image_size < 2 * STRIDE or self.image_size % STRIDE):
+            raise InputError(f"--image-size {self.image_size}: must be a multiple of {STRIDE}, {2 * STRIDE} or more")
+        if not re.fullmatch(r"([\w-][\w.-]*)?", self.run):
+            raise InputError(f"--run {self.run}: must be a name of letters, digits, '-', '_' and '.', not a path")
+
+    def resolve_size(self) -> int:
+        """The side of the input in pixels."""
+        if self.image_size is not None:
+            return self.image_size
+        return PLAIN_IMAGE_SIZE if self.recipe == "plain" or self.backbone != RESNET else IMAGE_SIZE
+
+    def resolve_recipe(self, images: int) -> tuple[Recipe, int]:
+        """The recipe and the number of epochs for so many training images."""
+        # No projection for other backbones (unmeasured), nor where fitting it would take longer than it saves.
+        projection = self.backbone == RESNET and images >= MANY_IMAGES
+        recipe = make_recipe(self.recipe == "plain", self, self.unfreeze, projection)
+        return recipe, self.epochs or default_epochs(recipe, images)
+
+    def stored(self, recipe: Recipe, epochs: int, size: int, precision: str) -> dict[str, Any]:
+        """Plain values for the checkpoint: with what was resolved, whatever later defaults are."""
+        values = vars(self) | option_values(recipe) | {"epochs": epochs, "image_size": size, "precision": precision}
+        return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+
+
+def resumed_args(args: Args, run: str, stored: dict[str, Any]) -> Args:
+    """Returns an interrupted run's own arguments; only places and devices may be given anew.
+
+    Args:
+        stored: its arguments as `Args.stored` wrote them, perhaps by an older version.
+
+    Raises: InputError naming an option that --resume does not allow.
+    """
+    stored = {"channels": 0} | {RENAMED.get(name, name): value for name, value in stored.items()}
+    values: dict[str, Any] = {"run": run}
+    for field in fields(Args):
+        given, own = getattr(args, field.name), stored.get(field.name, field.default)
+        if field.name in ALLOWED_WITH_RESUME:
+            moved = field.name not in ("data", "cache") or given != field.default or own is None
+            values.setdefault(field.name, given if moved else Path(own))
+            continue
+        if given not in (field.default, own):
+            raise InputError(f"--resume uses the run's own --{field.name.replace('_', '-')}; leave it out")
+        values[field.name] = own
+    return Args(**values)
