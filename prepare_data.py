@@ -1,9 +1,10 @@
-"""Gets Kaggle's Human Action Recognition set into data/ and checks it, or checks a dataset that is there already.
+"""Downloads Kaggle's Human Action Recognition set into data/ and checks it, or checks any dataset.
 
-    python prepare_data.py                 downloads 12,600 labelled photographs (no account needed), then checks them
+    python prepare_data.py                 downloads 12,600 labelled images (no account needed), then checks them
     python prepare_data.py --check DIR     checks only
 
-Prints a table and writes it, with the names of everything it found, as JSON (results/data_check.json).
+Prints a table of image sizes by class, and counts duplicates, unreadable and unlisted files. Writes the numbers and the
+files' names to results/data_check.json.
 """
 
 import os
@@ -28,11 +29,13 @@ PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
 @dataclass
 class Args:
     check: Path | None = None
-    """Check this folder instead of downloading."""
+    """Check the dataset in this folder; download nothing."""
     out: Path = Path("data")
-    """Where the downloaded set goes."""
+    """Folder of the downloaded dataset."""
     json: Path = Path("results/data_check.json")
+    """File of the report."""
     cache: Path = Path("data/cache")
+    """Folder of the cache, which stores scans of images."""
 
 
 def main(args: Args) -> None:
@@ -42,112 +45,109 @@ def main(args: Args) -> None:
     data = read_dataset(folder)
     samples = data.train + data.test
     scans = dict(zip(samples, scan_files([sample.path for sample in samples], args.cache / "scans.json"), strict=True))
-    found = examine(data, scans)
-    print_report(found)
-    write_json(args.json, found)
+    report = make_report(data, scans)
+    print_report(report)
+    write_json(args.json, report)
     print(f"written: {args.json}")
 
 
 def download(folder: Path) -> None:
-    """Fetches the archive through kagglehub and moves what is in it into `folder` once it is complete."""
-    import kagglehub  # takes a second, and nothing but the download needs it
+    """Downloads the archive with kagglehub; moves its contents into `folder` once they are complete."""
+    import kagglehub  # takes a second to import; --check does not need it
 
     staging = folder / "kaggle-download"
     try:
-        # Forced, since kagglehub refuses a folder in which an earlier download was interrupted.
+        # kagglehub refuses the folder of an interrupted download unless forced.
         kagglehub.dataset_download(HANDLE, output_dir=str(staging), force_download=staging.exists())
-    except Exception as error:  # requests, kagglehub and the unpacking raise their own
+    except Exception as error:  # requests, kagglehub and zipfile raise types of their own
         raise InputError(
             f"the download from Kaggle failed ({type(error).__name__}: {first_line(error)[:80]}); connect to the "
             f"network and run again, or download {PAGE} with a browser, unzip it into {folder}/ and run again"
         ) from error
     if find_root(staging) is None:
-        raise InputError(f"{staging}: the download holds no dataset; delete it and run again")
-    parts = [part for part in staging.iterdir() if not part.name.startswith(".")]
-    taken = [str(folder / part.name) for part in parts if (folder / part.name).exists()]
-    if taken:
-        raise InputError(f"{taken[0]} is in the way of the download; move it away and run again")
-    for part in sorted(parts, key=lambda part: part.name == TRAIN_CSV):  # the list last: it makes the dataset
-        os.replace(part, folder / part.name)
+        raise InputError(f"{staging}: the download contains no dataset; delete it and run again")
+    entries = [entry for entry in staging.iterdir() if not entry.name.startswith(".")]
+    existing = [str(folder / entry.name) for entry in entries if (folder / entry.name).exists()]
+    if existing:
+        raise InputError(f"{existing[0]} exists already; move it away and run again")
+    for entry in sorted(entries, key=lambda entry: entry.name == TRAIN_CSV):  # last: `find_root` looks for it
+        os.replace(entry, folder / entry.name)
     shutil.rmtree(staging)
 
 
-def examine(data: ActionData, scans: dict[Sample, Scan]) -> dict[str, Any]:
-    """Everything that the report says, as plain values; pictures by name, duplicates in groups of names."""
-    good = {sample: scan for sample, scan in scans.items() if scan.error is None}
-    exact = collect(good, (scan.sha256 for scan in good.values()))
-    near = collect(good, group_duplicates(list(good.values())).tolist())
+def make_report(data: ActionData, scans: dict[Sample, Scan]) -> dict[str, Any]:
+    """The report as plain values: images by name, duplicates as groups of names, sizes in pixels."""
+    readable = {sample: scan for sample, scan in scans.items() if scan.error is None}
+    exact = group_equal(readable, (scan.sha256 for scan in readable.values()))
+    near = group_equal(readable, group_duplicates(list(readable.values())).tolist())
     return {
         "dataset": data.name,
         "folder": str(data.root),
-        "classes": {name: dict(size_of(data, good, name), n=n) for name, n in sorted(class_counts(data.train).items())},
+        "classes": {
+            name: sizes([readable[s] for s in data.train if s.label == name and s in readable]) | {"n": n}
+            for name, n in sorted(class_counts(data.train).items())
+        },
         "train": len(data.train),
         "test": len(data.test),
         "test_is_labelled": data.test_is_labelled,
-        "width": spread(scan.width for scan in good.values()),
-        "height": spread(scan.height for scan in good.values()),
+        **sizes(readable.values()),
         "unreadable": {sample.name: scan.error for sample, scan in scans.items() if scan.error is not None},
         "unlisted": data.unlisted,
-        "duplicates": {"exact": sort_out(exact), "near": sort_out(near)},
+        "duplicates": {"exact": summarise_groups(exact), "near": summarise_groups(near)},
     }
 
 
-def collect(samples: Iterable[Sample], keys: Iterable[Any]) -> list[list[Sample]]:
-    """Groups of two and more samples with the same key."""
+def group_equal(samples: Iterable[Sample], keys: Iterable[Any]) -> list[list[Sample]]:
+    """Groups samples by key; returns groups of two or more."""
     groups = defaultdict(list)
     for sample, key in zip(samples, keys, strict=True):
         groups[key].append(sample)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def sort_out(groups: list[list[Sample]]) -> dict[str, Any]:
-    """Counts groups of copies and names those that cross labels or the border between training and test."""
+def summarise_groups(groups: list[list[Sample]]) -> dict[str, Any]:
+    """Counts groups of duplicates and names those with several labels or in both training and test."""
 
     def names(chosen: Iterable[list[Sample]]) -> list[list[str]]:
         return [[f"{sample.name} ({sample.label or 'unlabelled'})" for sample in group] for group in chosen]
 
-    crossing = [group for group in groups if len({s.label for s in group if s.label}) > 1]
-    leaking = [group for group in groups if len({s.name.split("/")[0] for s in group}) > 1]
+    across_labels = [group for group in groups if len({s.label for s in group if s.label}) > 1]
+    across_parts = [group for group in groups if len({s.name.split("/")[0] for s in group}) > 1]
     return {
         "groups": len(groups),
         "files": sum(map(len, groups)),
-        "within_labels": len(groups) - len(crossing),
-        "across_labels": names(crossing),
-        "across_train_and_test": names(leaking),
+        "within_labels": len(groups) - len(across_labels),
+        "across_labels": names(across_labels),
+        "across_train_and_test": names(across_parts),
     }
 
 
-def size_of(data: ActionData, good: dict[Sample, Scan], label: str) -> dict[str, Any]:
-    sizes = [good[sample] for sample in data.train if sample.label == label and sample in good]
-    return {"width": spread(scan.width for scan in sizes), "height": spread(scan.height for scan in sizes)}
+def sizes(scans: Iterable[Scan]) -> dict[str, dict[str, float]]:
+    """Smallest, median and largest width and height in pixels; zeros if there is no scan."""
+    scans = list(scans)
+    sides = {side: [getattr(scan, side) for scan in scans] or [0] for side in ("width", "height")}
+    return {side: {"min": min(v), "median": median(v), "max": max(v)} for side, v in sides.items()}
 
 
-def spread(values: Iterable[int]) -> dict[str, float]:
-    """Smallest, middle and largest, in pixels."""
-    values = sorted(values) or [0]
-    return {"min": values[0], "median": median(values), "max": values[-1]}
-
-
-def print_report(found: dict[str, Any]) -> None:
-    width = max(len(name) for name in found["classes"])
-    print(f"{found['dataset']} ({found['folder']})\n\n{'class':{width}s}      n   width (median)   height (median)")
-    for name, row in found["classes"].items():
+def print_report(report: dict[str, Any]) -> None:
+    width = max(len(name) for name in report["classes"])
+    print(f"{report['dataset']} ({report['folder']})\n")
+    print(f"{'class':{width}s}  images   width (median)   height (median)")
+    for name, row in report["classes"].items():
         sides = (f"{row[side]['min']}–{row[side]['max']} ({row[side]['median']:g})" for side in ("width", "height"))
-        print(f"{name:{width}s}  {row['n']:5d}   " + "   ".join(f"{text:15s}" for text in sides))
-    labels = "labelled" if found["test_is_labelled"] else "unlabelled"
-    print(f"\ntraining: {found['train']} pictures; test: {found['test']} ({labels})")
-    for kind, meaning in (("exact", "equal bytes"), ("near", "look the same")):
-        row = found["duplicates"][kind]
+        print(f"{name:{width}s}  {row['n']:6d}   " + "   ".join(f"{text:14s}" for text in sides).rstrip())
+    labels = "labelled" if report["test_is_labelled"] else "unlabelled"
+    print(f"\ntraining: {report['train']} images; test: {report['test']} images ({labels})")
+    for kind, meaning in (("exact", "identical files"), ("near", "similar images")):
+        row = report["duplicates"][kind]
         print(
-            f"copies ({meaning}): {row['files']} files in {row['groups']} groups; "
-            f"across labels {len(row['across_labels'])}, across train/test {len(row['across_train_and_test'])}"
+            f"duplicates ({meaning}): {row['files']} files in {row['groups']} groups, "
+            f"{len(row['across_labels'])} of them with several labels, "
+            f"{len(row['across_train_and_test'])} in both training and test"
         )
-    for key, meaning in (("unreadable", "cannot be read"), ("unlisted", "no row names them")):
-        names = list(found[key])
-        print(
-            f"files that {meaning}: {len(names)}"
-            + (f" ({', '.join(names[:5])}{' …' * (len(names) > 5)})" if names else "")
-        )
+    for title, names in (("unreadable files", report["unreadable"]), ("files without a CSV row", report["unlisted"])):
+        first = ", ".join(list(names)[:5]) + ", …" * (len(names) > 5)
+        print(f"{title}: {len(names)}" + f" ({first})" * bool(names))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Draws the built-in sample: the fifteen HAR actions as scenes with people."""

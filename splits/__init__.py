@@ -1,0 +1,1 @@
+"""Scans images, finds duplicates and splits a dataset into training, validation and test."""

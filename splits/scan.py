@@ -1,4 +1,4 @@
-"""Looks at every picture once: is it readable, how large is it, and which others show the same?"""
+"""Scans images once: readability, size, SHA-256 and perceptual hash; groups duplicates."""
 
 import hashlib
 import json
@@ -18,14 +18,14 @@ from dataset import Sample, load_image
 from runtime.errors import InputError
 from runtime.files import write_text
 
-NEAR_BITS = 4  # pictures whose 64-bit difference hashes differ in so few bits count as one
-BLOCK = 2**23  # distances held at a time, 8 bytes each
-SCAN_VERSION = 1  # to be raised when the same file would give another scan
+MAX_DISTANCE = 4  # images whose 64-bit difference hashes differ in at most this many bits are duplicates
+BLOCK = 2**23  # distances computed at a time, 8 bytes each
+SCAN_VERSION = 1  # raise it when the same file would give another scan
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one picture file turned out to be; `error` is None where it can be read."""
+    """Digest, perceptual hash and size in pixels of one image file; `error` is None if it can be read."""
 
     sha256: str
     dhash: int = 0
@@ -44,70 +44,73 @@ def scan_file(path: Path) -> Scan:
         return Scan(sha256, error=" ".join(str(error).split()) or type(error).__name__)
 
 
-def stamp(path: Path) -> str:
-    """What a remembered scan is found by: the file, its size and time, and how it was scanned."""
+def scan_key(path: Path) -> str:
+    """Key of a stored scan: path, size and modification time of the file, and the scan's version."""
     try:
         stat = path.stat()
         return f"{SCAN_VERSION}|{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     except OSError:
-        return f"{path} is gone"
+        return f"{path} does not exist"
 
 
-def scan_files(paths: Sequence[Path], memory: Path) -> list[Scan]:
-    """Scans files, with a progress bar; what was seen before, and has its size and time still, is not read again.
+def scan_files(paths: Sequence[Path], cache_file: Path) -> list[Scan]:
+    """Scans files, with a progress bar; files scanned before whose size and time are unchanged are not read again.
 
     Args:
-        memory: a JSON file that keeps the scans from run to run.
+        cache_file: JSON file that stores the scans.
     """
     try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
+        known = json.loads(cache_file.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         known = {}
-    keys = {path: stamp(path) for path in paths}
+    keys = {path: scan_key(path) for path in paths}
     todo = [path for path in keys if keys[path] not in known]
     if todo:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding the interpreter
-            scans = tqdm(pool.map(scan_file, todo), "check pictures", len(todo), unit=" images")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL
+            scans = tqdm(pool.map(scan_file, todo), "check images", len(todo), unit=" images")
             known |= {keys[path]: asdict(scan) for path, scan in zip(todo, scans, strict=True)}
-        kept = {key: scan for key, scan in known.items() if scan["error"] is None}  # a failure may pass
-        write_text(memory, json.dumps(kept))
+        kept = {key: scan for key, scan in known.items() if scan["error"] is None}  # errors may be temporary
+        write_text(cache_file, json.dumps(kept))
     return [Scan(**known[keys[path]]) for path in paths]
 
 
-def check_images(samples: Sequence[Sample], memory: Path, skip_bad: bool) -> dict[str, Scan]:
-    """Scans the pictures of samples. Returns the readable ones' scans by sample name.
+def check_images(samples: Sequence[Sample], cache_file: Path, skip_bad: bool) -> dict[str, Scan]:
+    """Scans the images of samples. Returns the scans of readable images by sample name.
 
-    Raises: InputError listing every unreadable picture, unless `skip_bad`.
+    Raises: InputError listing every unreadable image, unless `skip_bad`.
     """
-    scans = dict(zip((sample.name for sample in samples), scan_files([s.path for s in samples], memory), strict=True))
+    found = scan_files([sample.path for sample in samples], cache_file)
+    scans = {sample.name: scan for sample, scan in zip(samples, found, strict=True)}
     bad = [f"  {sample.path}: {scans[sample.name].error}" for sample in samples if scans[sample.name].error]
     if bad and not skip_bad:
         lines = "\n".join(bad)
-        raise InputError(f"{len(bad)} unreadable picture(s); replace them, or leave them out with --skip-bad:\n{lines}")
+        raise InputError(f"{len(bad)} unreadable image(s); replace them, or skip them with --skip-bad:\n{lines}")
     return {name: scan for name, scan in scans.items() if scan.error is None}
 
 
-def group_duplicates(scans: Sequence[Scan], near_bits: int = NEAR_BITS) -> np.ndarray:
-    """Numbers groups of pictures that are copies: equal bytes, or difference hashes at most `near_bits` apart.
+def group_duplicates(scans: Sequence[Scan], max_distance: int = MAX_DISTANCE) -> np.ndarray:
+    """Numbers groups of duplicates: equal bytes, or difference hashes at most `max_distance` bits apart.
 
-    With `near_bits` below 0 only equal bytes count. The hash compares neighbouring pixels of a 9x8 thumbnail
+    With `max_distance` below 0 only equal bytes count. The hash compares neighbouring pixels of a 9x8 thumbnail
     (Krawetz 2013, "Kind of Like That").
 
-    Returns: (N,) group numbers; two pictures share one if a chain of copies leads from one to the other.
+    Returns: (N,) group numbers; two images share one if a chain of duplicates connects them.
     """
-    bytes_of = np.unique([scan.sha256 for scan in scans], return_inverse=True)[1]
+    if not scans:
+        return np.empty(0, dtype=int)
+    digest_of = np.unique([scan.sha256 for scan in scans], return_inverse=True)[1]
     hashes, hash_of = np.unique(np.array([scan.dhash for scan in scans], np.uint64), return_inverse=True)
-    # A graph of all digests and all hashes: a picture joins its digest to its hash, nearness joins hashes.
+    # Nodes of the graph are digests and hashes: an image connects its digest to its hash, a small distance two hashes.
     offset = len(scans)
-    left, right = [bytes_of], [hash_of + offset] if near_bits >= 0 else [bytes_of]
+    left, right = [digest_of], [hash_of + offset] if max_distance >= 0 else [digest_of]
     step = max(1, BLOCK // len(hashes))
-    for start in range(0, len(hashes) if near_bits > 0 else 0, step):
+    for start in range(0, len(hashes) if max_distance > 0 else 0, step):
         distance = np.bitwise_count(hashes[start : start + step, None] ^ hashes[None, start:])
-        rows, columns = np.nonzero(distance <= near_bits)
+        rows, columns = np.nonzero(distance <= max_distance)
         left.append(rows + start + offset)
         right.append(columns + start + offset)
     edges = np.concatenate(left), np.concatenate(right)
     nodes = offset + len(hashes)
     graph = coo_array((np.ones(len(edges[0]), dtype=bool), edges), shape=(nodes, nodes))
     groups = connected_components(graph, directed=False)[1]
-    return np.unique(groups[bytes_of], return_inverse=True)[1]
+    return np.unique(groups[digest_of], return_inverse=True)[1]

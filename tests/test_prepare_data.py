@@ -1,4 +1,4 @@
-"""prepare_data.py: the download that fails, and what its check of a dataset finds."""
+"""prepare_data.py: failing downloads, and the report of its check."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import prepare_data
 from runtime.errors import InputError
 
 
-def test_prepare_data_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_explains_the_manual_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with pytest.raises(InputError, match=r"download from Kaggle failed \(.*unzip it into") as caught:
@@ -18,20 +18,26 @@ def test_prepare_data_without_network(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "\n" not in str(caught.value)
 
 
-def test_prepare_data_finds_what_is_wrong(kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_reports_duplicates_unreadable_and_unlisted_files(
+    kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     train_folder = kaggle / "train"
-    (train_folder / "Image_1.jpg").write_bytes((train_folder / "Image_0.jpg").read_bytes())  # sit is run now
+    (train_folder / "Image_1.jpg").write_bytes((train_folder / "Image_0.jpg").read_bytes())  # has another label
     (kaggle / "test" / "Image_2.jpg").write_bytes((train_folder / "Image_6.jpg").read_bytes())
     (train_folder / "Image_5.jpg").write_bytes(b"broken")
     picture(60).save(train_folder / "unlisted.jpg")
     prepare_data.main(prepare_data.Args(check=kaggle))
-    found = json.loads(Path("results/data_check.json").read_text())
-    assert {name: row["n"] for name, row in found["classes"].items()} == {"run": 10, "sit": 10}
-    assert list(found["unreadable"]) == ["train/Image_5.jpg"]
-    assert found["unlisted"] == ["train/unlisted.jpg"]
-    exact = found["duplicates"]["exact"]
+    report = json.loads(Path("results/data_check.json").read_text())
+    assert {name: row["n"] for name, row in report["classes"].items()} == {"run": 10, "sit": 10}
+    assert list(report["unreadable"]) == ["train/Image_5.jpg"]
+    assert report["unlisted"] == ["train/unlisted.jpg"]
+    exact = report["duplicates"]["exact"]
     assert (exact["groups"], exact["files"]) == (2, 4)
     assert exact["across_labels"] == [["train/Image_0.jpg (run)", "train/Image_1.jpg (sit)"]]
     assert exact["across_train_and_test"] == [["train/Image_6.jpg (run)", "test/Image_2.jpg (unlabelled)"]]
-    assert found["width"]["max"] == 40
+    assert report["width"]["max"] == 40
+    output = capsys.readouterr().out
+    assert "run      10   40–40 (40)       32–32 (32)" in output
+    assert "duplicates (identical files): 4 files in 2 groups, 1 of them with several labels, 1 in both" in output
+    assert "unreadable files: 1 (train/Image_5.jpg)" in output
