@@ -131,7 +131,7 @@ def evaluate(predictor: Predictor, args: Args) -> None:
     report = EvaluationReport(folder, predictor.title, samples, run.classes, logits, targets, temperature)
     about = {key: record[key] for key in ("dataset", "weights", "weights_sha256", "epoch", "seed")}
     if duplicated:
-        about["copies"] = report.by_copies(duplicated)
+        about["copies"] = report.by_duplicates(duplicated)
     about |= {"run": run.name, "arithmetic": predictor.precision}
     values = report.write(about, args.seed)
     print_metrics(values)

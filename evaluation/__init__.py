@@ -1,0 +1,1 @@
+"""Measures predictions: metrics, calibration, bootstrap intervals, and the report of a test."""

@@ -1,4 +1,4 @@
-"""Everything that a test leaves in results/<run>/test/: numbers, tables and pictures."""
+"""Everything that a test writes into results/<run>/test/: metrics, tables and figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +10,24 @@ import numpy as np
 from torch import Tensor
 
 from dataset import Sample
-from evaluation.calibration import calibration, confused_pairs, coverage, intervals, suspected_label_errors
+from evaluation.bootstrap import bootstrap_intervals
+from evaluation.calibration import (
+    accuracy_by_coverage,
+    calibration_error,
+    confused_pairs,
+    suspected_label_errors,
+)
 from evaluation.metrics import TOP, confusion_matrix, report, summarise
+from figures import calibration as calibration_figures
 from figures import curves
-from figures import trust as trust_pages
 from runtime.files import write_csv, write_json
 
 PANELS, MISTAKES, PAIRS, EXAMPLES = 5, 10, 5, 3
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # of confidence, in metrics.json
 
 
-def answers(samples: Sequence[Sample], probabilities: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """For each picture its name, true and predicted class, probability and the five most probable classes."""
+def prediction_rows(samples: Sequence[Sample], probabilities: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """For each image its name, true and predicted class, probability and the five most probable classes."""
     indices = probabilities.argsort(dim=1, descending=True, stable=True)[:, :TOP]  # of equal ones, the first
     values = probabilities.gather(1, indices)
     rows = []
@@ -35,12 +41,14 @@ def answers(samples: Sequence[Sample], probabilities: Tensor, classes: Sequence[
 
 
 @dataclass(frozen=True)
-class Test:
-    """A test set and what a network said about it.
+class EvaluationReport:
+    """A test set with a network's logits.
 
     Attributes:
-        title: what stands above the pictures.
-        logits: (N, K), as they came; `temperature` makes them probabilities.
+        folder: where everything is written.
+        title: heading of the figures.
+        logits: (N, K), before temperature scaling; targets: (N,).
+        temperature: divides logits to make calibrated probabilities.
     """
 
     folder: Path
@@ -53,15 +61,16 @@ class Test:
 
     @cached_property
     def probabilities(self) -> Tensor:
+        """Calibrated, (N, K)."""
         return (self.logits.double() / self.temperature).softmax(1)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        return answers(self.samples, self.probabilities, self.classes)
+        return prediction_rows(self.samples, self.probabilities, self.classes)
 
     @cached_property
     def mistakes(self) -> list[dict[str, Any]]:
-        """The most confident first."""
+        """Rows with a wrong prediction, the most confident first."""
         wrong = (row for row in self.rows if row["true"] != row["predicted"])
         return sorted(wrong, key=lambda row: -row["probability"])
 
@@ -71,42 +80,42 @@ class Test:
         return confusion_matrix(self.logits, self.targets, len(self.classes))
 
     def write(self, about: dict[str, Any], seed: int) -> dict[str, Any]:
-        """Writes everything, and returns the content of metrics.json.
+        """Writes everything; returns the content of metrics.json.
 
         Args:
-            about: what else belongs there.
-            seed: chooses the pictures of pred.png.
+            about: further content of metrics.json.
+            seed: chooses the images of pred.png.
         """
         logits = self.logits / self.temperature
         values = report(logits, self.targets, self.classes)
-        values["intervals"] = intervals(logits, self.targets, self.classes)
-        values |= self.write_trust()
-        values |= {"confused_pairs": self.write_pairs(), "label_issues": self.write_issues()} | about
+        values["intervals"] = bootstrap_intervals(logits, self.targets, self.classes)
+        values |= self.write_calibration()
+        values |= {"confused_pairs": self.write_confused_pairs(), "label_issues": self.write_label_errors()} | about
         write_json(self.folder / "metrics.json", values)
         self.write_tables(values)
         self.draw(values, seed)
         return values
 
-    def by_copies(self, copied: Sequence[bool]) -> dict[str, dict[str, float]]:
-        """Accuracy of the pictures of which training had a copy, and of the others."""
+    def by_duplicates(self, duplicated: Sequence[bool]) -> dict[str, dict[str, float]]:
+        """Accuracy on images with a duplicate in the training set, and on the others."""
         right = (self.logits.argmax(1) == self.targets).numpy()
-        kinds = {"with a copy in training": np.array(copied), "without": ~np.array(copied)}
+        kinds = {"with a copy in training": np.array(duplicated), "without": ~np.array(duplicated)}  # keys of the file
         return {
             kind: {"n": int(chosen.sum()), "accuracy": float(right[chosen].mean())}
             for kind, chosen in kinds.items()
             if chosen.any()
         }
 
-    def write_trust(self) -> dict[str, Any]:
-        """Calibration and coverage: trust.png and .json. Returns what of it belongs into metrics.json."""
-        before, bins_before = calibration(self.logits.softmax(1), self.targets)
-        after, bins_after = calibration(self.probabilities, self.targets)
-        curve = coverage(self.probabilities, self.targets)
+    def write_calibration(self) -> dict[str, Any]:
+        """Writes trust.png and .json (calibration, coverage); returns its part of metrics.json."""
+        before, bins_before = calibration_error(self.logits.softmax(1), self.targets)
+        after, bins_after = calibration_error(self.probabilities, self.targets)
+        curve = accuracy_by_coverage(self.probabilities, self.targets)
         kinds = {
-            f"as the network says it, error {before:.3f}": bins_before,
-            f"with temperature {self.temperature:.2f}, error {after:.3f}": bins_after,
+            f"before calibration, ECE {before:.3f}": bins_before,
+            f"after temperature scaling (T = {self.temperature:.2f}), ECE {after:.3f}": bins_after,
         }
-        trust_pages.trust(kinds, curve, self.title, self.folder / "trust.png")
+        calibration_figures.reliability_and_coverage(kinds, curve, self.title, self.folder / "trust.png")
         write_json(self.folder / "trust.json", {
             "bins_uncalibrated": bins_before, "bins": bins_after,
             "coverage": [dict(zip(("threshold", "coverage", "accuracy"), row, strict=True)) for row in curve.tolist()],
@@ -123,53 +132,55 @@ class Test:
             ],
         }  # fmt: skip
 
-    def write_pairs(self) -> list[dict[str, Any]]:
-        """The most confused pairs with pictures: confused.png."""
+    def write_confused_pairs(self) -> list[dict[str, Any]]:
+        """Writes confused.png, the most confused pairs of classes with images; returns the pairs."""
         pairs = confused_pairs(self.counts, self.classes, PAIRS)
-        pictures = []
+        images = []
         for pair in pairs:
             first, second = pair["classes"]
-            ways = ((first, second), (second, first))
-            found = [[row for row in self.mistakes if (row["true"], row["predicted"]) == way] for way in ways]
-            pictures.append([row for rows in found for row in rows[:EXAMPLES]])
+            directions = ((first, second), (second, first))
+            found = [[row for row in self.mistakes if (row["true"], row["predicted"]) == way] for way in directions]
+            images.append([row for rows in found for row in rows[:EXAMPLES]])
         if pairs:
-            trust_pages.confused(pairs, pictures, self.title, self.folder / "confused.png")
+            calibration_figures.confused_pairs(pairs, images, self.title, self.folder / "confused.png")
         return pairs
 
-    def write_issues(self) -> int:
-        """Labels to review: label_issues.csv, and the worst of them as label_issues.png. Returns how many."""
+    def write_label_errors(self) -> int:
+        """Writes suspected label errors as label_issues.csv, the worst as label_issues.png; returns their number."""
         found = suspected_label_errors(self.probabilities, self.targets)
-        table = [("filename", "label", "probability_of_label", "predicted", "probability")]
+        table = []
         for index in found:
             row, own = self.rows[index], self.probabilities[index, self.targets[index]].item()
             table.append((row["filename"], row["true"], round(own, 6), row["predicted"], row["probability"]))
-        write_csv(self.folder / "label_issues.csv", table)
+        columns = ("filename", "label", "probability_of_label", "predicted", "probability")
+        write_csv(self.folder / "label_issues.csv", table, columns)
         worst = [self.rows[index] for index in found[:MISTAKES]]
         if worst:
-            title = f"{self.title}\nlabels to review, the least likely first"
+            title = f"{self.title}\nsuspected label errors, the least probable label first"
             curves.predictions(worst, title, self.folder / "label_issues.png", given="label")
         return len(found)
 
     def write_tables(self, values: dict[str, Any]) -> None:
+        """Writes per_class.csv, conf_matrix.csv and test_predictions.csv."""
         columns = ("precision", "recall", "f1", "n")
         per_class = [(name, *(row[key] for key in columns)) for name, row in values["per_class"].items()]
-        write_csv(self.folder / "per_class.csv", [("class", *columns), *per_class])
+        write_csv(self.folder / "per_class.csv", per_class, ("class", *columns))
         matrix = [(name, *line) for name, line in zip(self.classes, self.counts.tolist(), strict=True)]
-        write_csv(self.folder / "conf_matrix.csv", [("true \\ predicted", *self.classes), *matrix])
+        write_csv(self.folder / "conf_matrix.csv", matrix, ("true \\ predicted", *self.classes))
         keys = ("filename", "true", "predicted", "probability")
-        write_csv(self.folder / "test_predictions.csv", [keys, *([row[key] for key in keys] for row in self.rows)])
+        write_csv(self.folder / "test_predictions.csv", [[row[key] for key in keys] for row in self.rows], keys)
 
     def draw(self, values: dict[str, Any], seed: int) -> None:
-        """The confusion matrix, some pictures by chance and the most confident mistakes."""
+        """Draws the confusion matrix, random sample predictions and the most confident mistakes."""
         low, high = values["intervals"]["accuracy"]
-        accuracy = f"test accuracy {values['accuracy']:.1%} ({low:.1%} to {high:.1%}) on {values['n']} pictures"
+        accuracy = f"test accuracy {values['accuracy']:.1%} ({low:.1%} to {high:.1%}) on {values['n']} images"
         curves.confusion(self.counts, self.classes, f"{self.title}\n{accuracy}", self.folder / "conf_matrix.png")
         chosen = np.random.default_rng(seed).permutation(len(self.rows)).tolist()
-        new, more = [], []  # a picture of each class comes before a second one of any
+        first, more = [], []  # an image of each class comes before a second one of any
         for row in (self.rows[index] for index in chosen):
-            (more if row["true"] in {other["true"] for other in new} else new).append(row)
+            (more if row["true"] in {other["true"] for other in first} else first).append(row)
         for name, picked, what in (
-            ("pred", (new + more)[:PANELS], "sample predictions"),
+            ("pred", (first + more)[:PANELS], "sample predictions"),
             ("mistakes", self.mistakes[:MISTAKES], "most confident mistakes"),
         ):
             if picked:

@@ -16,6 +16,7 @@ from dataset import NAME_FILE, TEST_CSV, TRAIN_CSV
 from runtime.console import run_script
 from runtime.errors import InputError
 from runtime.files import write_csv, write_folder, write_json
+from runtime.options import require_range
 from sample.scenes import SCENES, draw
 
 NAME = "built-in sample"
@@ -35,9 +36,8 @@ class Args:
 
 
 def main(args: Args) -> None:
-    for option, value, least in (("seed", args.seed, 0), ("per-class", args.per_class, 1)):
-        if value < least:
-            raise InputError(f"--{option} {value}: must be {least} or more")
+    require_range("seed", args.seed, 0)
+    require_range("per_class", args.per_class, 1)
     ensure_sample(args.folder, args.seed, args.per_class)
     print(f"{args.folder}: {args.per_class * len(SCENES)} training images, {UNLABELLED} unlabelled test images")
 

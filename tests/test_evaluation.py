@@ -1,4 +1,4 @@
-"""What is said about trust, against numbers worked out by hand or known beforehand."""
+"""Metrics, calibration and bootstrap intervals against scikit-learn and by hand."""
 
 import math
 
@@ -6,15 +6,48 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.bootstrap import bootstrap_intervals
 from evaluation.calibration import (
-    calibration,
+    accuracy_by_coverage,
+    calibration_error,
     confused_pairs,
-    coverage,
     fit_temperature,
-    intervals,
     suspected_label_errors,
 )
-from evaluation.metrics import report
+from evaluation.metrics import confusion_matrix, report, summarise
+
+# true: a a a b c; predicted: a a b b a
+LOGITS = torch.log(torch.tensor([[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.5, 0.1, 0.4]]))
+TARGETS = torch.tensor([0, 0, 0, 1, 2])
+
+
+def test_summary_equals_the_values_by_hand() -> None:
+    values = summarise(LOGITS, TARGETS)
+    assert values["loss"] == pytest.approx(-sum(map(math.log, (0.6, 0.5, 0.2, 0.8, 0.4))) / 5, rel=1e-5)
+    assert values["accuracy"] == pytest.approx(3 / 5)
+    assert values["precision"] == pytest.approx((3 * 2 / 3 + 1 / 2 + 0) / 5)
+    assert values["recall"] == pytest.approx((3 * 2 / 3 + 1 + 0) / 5)
+    assert values["f1"] == pytest.approx((3 * 2 / 3 + 2 / 3 + 0) / 5)
+
+
+def test_report_has_macro_averages_and_rows_per_class() -> None:
+    values = report(LOGITS, TARGETS, ["a", "b", "c"])
+    assert values["n"] == 5
+    assert values["macro_precision"] == pytest.approx((2 / 3 + 1 / 2) / 3)
+    assert values["macro_recall"] == pytest.approx((2 / 3 + 1) / 3)
+    assert values["macro_f1"] == pytest.approx((2 / 3 + 2 / 3) / 3)
+    assert values["top5_accuracy"] == 1.0
+    assert values["per_class"]["a"] == pytest.approx({"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "n": 3})
+    assert values["per_class"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "n": 1}
+
+
+def test_top5_of_many_classes() -> None:
+    logits = torch.arange(20.0).repeat(4, 1)  # the best five are 15 … 19
+    assert report(logits, torch.tensor([15, 19, 14, 0]), [str(n) for n in range(20)])["top5_accuracy"] == 0.5
+
+
+def test_confusion_rows_are_true_classes() -> None:
+    assert confusion_matrix(LOGITS, TARGETS, 3).tolist() == [[2, 1, 0], [0, 1, 0], [1, 0, 0]]
 
 
 def sure(confidences: list[float], classes: int = 3) -> torch.Tensor:
@@ -24,7 +57,7 @@ def sure(confidences: list[float], classes: int = 3) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
-def test_temperature_is_what_logits_were_multiplied_by(factor: float) -> None:
+def test_temperature_undoes_the_scaling_of_logits(factor: float) -> None:
     rng = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(20000, 5, generator=rng)
     targets = logits.softmax(1).multinomial(1, generator=rng)[:, 0]
@@ -32,16 +65,16 @@ def test_temperature_is_what_logits_were_multiplied_by(factor: float) -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    error, bins = calibration(sure([0.9, 0.9, 0.62, 0.62, 1.0]), torch.tensor([0, 1, 0, 0, 0]))
+    error, bins = calibration_error(sure([0.9, 0.9, 0.62, 0.62, 1.0]), torch.tensor([0, 1, 0, 0, 0]))
     assert error == pytest.approx((2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.62)) / 5, abs=1e-6)
     assert [row["n"] for row in bins] == [2, 2, 1]
     assert [(row["from"], row["to"]) for row in bins] == [(9 / 15, 10 / 15), (13 / 15, 14 / 15), (14 / 15, 1)]
     assert [row["accuracy"] for row in bins] == [1, 0.5, 1]
-    assert calibration(sure([1.0]), torch.tensor([1]))[0] == 1
+    assert calibration_error(sure([1.0]), torch.tensor([1]))[0] == 1
 
 
 def test_coverage_by_hand() -> None:
-    curve = coverage(sure([0.9, 0.5, 0.8, 0.5]), torch.tensor([0, 1, 1, 0]))
+    curve = accuracy_by_coverage(sure([0.9, 0.5, 0.8, 0.5]), torch.tensor([0, 1, 1, 0]))
     assert curve == pytest.approx(np.array([[0.9, 0.25, 1.0], [0.8, 0.5, 0.5], [0.5, 1.0, 0.5]]))
 
 
@@ -54,12 +87,12 @@ def test_confused_pairs_count_both_ways() -> None:
     assert len(confused_pairs(counts, "abc", most=1)) == 1
 
 
-def test_intervals_are_those_of_a_share() -> None:
+def test_bootstrap_interval_of_accuracy_is_that_of_a_proportion() -> None:
     """800 of 1,000 right: the normal approximation gives 0.8 ± 1.96 · sqrt(0.8 · 0.2 / 1000)."""
     logits = torch.zeros(1000, 2)
     logits[:, 0] = 1
     targets = (torch.arange(1000) % 5 == 0).long()
-    found = intervals(logits, targets, ["a", "b"])
+    found = bootstrap_intervals(logits, targets, ["a", "b"])
     half = 1.96 * math.sqrt(0.8 * 0.2 / 1000)
     assert found["accuracy"] == pytest.approx([0.8 - half, 0.8 + half], abs=0.003)
     assert found["per_class"]["b"]["recall"] == pytest.approx([0, 0])
@@ -69,20 +102,20 @@ def test_intervals_are_those_of_a_share() -> None:
     assert found["loss"][0] < values["loss"] < found["loss"][1]
 
 
-def test_intervals_of_small_test_sets() -> None:
+def test_bootstrap_intervals_of_small_test_sets() -> None:
     logits, targets = torch.eye(3)[[0, 1, 1, 1, 1, 1]], torch.tensor([0, 1, 1, 1, 1, 1])
-    found = intervals(logits, targets, ["once", "often", "never"])
+    found = bootstrap_intervals(logits, targets, ["once", "often", "never"])
     assert found["per_class"]["once"]["recall"] == [1, 1]  # and not 0 where it was not drawn
     assert found["per_class"]["never"]["recall"] == [None, None]
-    assert intervals(logits[:1], targets[:1], ["once", "often", "never"])["accuracy"] == [1, 1]
+    assert bootstrap_intervals(logits[:1], targets[:1], ["once", "often", "never"])["accuracy"] == [1, 1]
 
 
-def test_temperature_of_pictures_that_are_all_right() -> None:
+def test_temperature_stays_finite_where_every_prediction_is_right() -> None:
     logits = 3 * torch.eye(3)[[0, 1, 2] * 20]
     assert 0.3 < fit_temperature(logits, torch.tensor([0, 1, 2] * 20)) < 1
 
 
-def test_wrong_labels_are_found() -> None:
+def test_flipped_labels_are_suspected() -> None:
     rng = np.random.default_rng(0)
     targets = torch.from_numpy(rng.integers(0, 4, 300))
     logits = torch.nn.functional.one_hot(targets, 5) * 4.0 + torch.from_numpy(rng.normal(0, 0.5, (300, 5)))
