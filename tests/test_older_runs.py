@@ -48,6 +48,27 @@ def old_run(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
     return folder
 
 
+def test_old_checkpoint_predicts_what_it_predicted(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Image by image, in the int8 arithmetic of the old run. (Comes first: resuming writes the checkpoint anew.)"""
+    monkeypatch.chdir(old_run)
+    command = [sys.executable, "predict5.py", "--cache", old_run / "data/cache", "--results", old_run / "results"]
+    done = subprocess.run(command, cwd=old_run / "code", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = Path("results/old/test/test_predictions.csv")
+    expected = table.read_bytes()
+    metrics = json.loads(Path("results/old/test/metrics.json").read_text())
+    table.unlink()
+    predict5.main(predict5.Args(run="old"))
+    assert table.read_bytes() == expected
+    again = json.loads(Path("results/old/test/metrics.json").read_text())
+    assert {key: again[key] for key in metrics} == metrics
+    record = checkpoint.load_model(Path("results/old"), torch.device("cpu"))[1]
+    assert record["projection"].startswith("48 directions ")
+    assert record["arguments"]["low_res"] == record["recipe"]["low_res"] == 0.4
+    with table.open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == metrics["n"]
+
+
 def cached_files() -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in Path("data/cache").rglob("*") if path.suffix in (".bin", ".pt")}
 
@@ -70,28 +91,6 @@ def test_old_run_resumes_on_its_own_cache(
     for row in old + new:
         row.pop("seconds")
     assert old == new
-    assert len(list(Path("data/cache").glob("maps-*"))) == 1  # the new run reads the features that the old one cached
-
-
-def test_old_checkpoint_predicts_what_it_predicted(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old script's predictions, image by image, in the old run's int8 arithmetic."""
-    monkeypatch.chdir(old_run)
-    command = [sys.executable, "predict5.py", "--cache", old_run / "data/cache", "--results", old_run / "results"]
-    done = subprocess.run(command, cwd=old_run / "code", capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    table = Path("results/old/test/test_predictions.csv")
-    expected = table.read_bytes()
-    metrics = json.loads(Path("results/old/test/metrics.json").read_text())
-    table.unlink()
-    predict5.main(predict5.Args(run="old"))
-    assert table.read_bytes() == expected
-    again = json.loads(Path("results/old/test/metrics.json").read_text())
-    assert {key: again[key] for key in metrics} == metrics
-    record = checkpoint.load_model(Path("results/old"), torch.device("cpu"))[1]
-    assert record["projection"].startswith("48 directions ")
-    assert record["arguments"]["low_res"] == record["recipe"]["low_res"] == 0.4
-    with table.open(newline="", encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == metrics["n"]
 
 
 def test_runs_with_another_preprocessing_are_refused(tmp_path: Path) -> None:
