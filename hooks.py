@@ -146,32 +146,21 @@ def dump(
     every: int = 1,
     prefix: str = "pass{}",
     gradients: bool = False,
-    channels: Sequence[int] = (),
-    tiles: int = 24,
-    kernels: KernelView = "norm",
-    classes: Sequence[str] = (),
-    detail: str = "",
+    **style: Any,
 ) -> Iterator[Recording]:
     """Plots the layers in every forward pass of `model` within the block, for the first image of the batch.
 
-    Writes, each file atomically, into `folder`:
+    Writes into `folder`, each file atomically (in a process group only the main process does):
         activation_<prefix>_layer_<name>.png, .npy   maps of the most active channels; all maps (C, h, w)
         kernels_<prefix>_layer_<name>.png, .npy      of convolutions: the kernels of the same channels
         histograms_<prefix>.png, .json               of the activations of each layer
-
-    Works in training loops too: `record` says what holds for modes, hooks and outputs. In a process group only the main
-    process writes.
 
     Args:
         layers: dotted or friendly names; None: all layers without children.
         every: plot the forward passes 0, every, 2 * every, …
         prefix: part of the file names; {} becomes the number of the pass. Without {}, each pass overwrites the last.
-        gradients: also record gradients (see `record`).
-        channels: those to plot where a layer has them, instead of the most active ones.
-        tiles: how many of the most active channels to plot.
-        kernels: see `inspection.layer_stats.kernel_tiles`.
-        classes: names of the outputs of a linear layer with as many.
-        detail: second line of every plot.
+        gradients: also record gradients (see `record`, whose word on modes, hooks and outputs holds here too).
+        style: options of `write_plots`.
 
     Yields: the recording of the latest plotted pass, batch size 1.
 
@@ -191,8 +180,7 @@ def dump(
     def plot(*_: object) -> None:
         nonlocal step
         if step % every == 0 and is_main():
-            name = prefix.replace("{}", str(step))
-            write_plots(Path(folder), name, model, acts, channels, tiles, kernels, classes, detail)
+            write_plots(Path(folder), prefix.replace("{}", str(step)), model, acts, **style)
         step += 1
 
     with record(model, leaf_layers(model) if layers is None else layers, gradients, keep) as acts:
@@ -208,13 +196,22 @@ def write_plots(
     prefix: str,
     model: nn.Module,
     acts: Mapping[str, Tensor],
-    channels: Sequence[int],
-    tiles: int,
-    view: KernelView,
-    classes: Sequence[str],
-    detail: str,
+    *,
+    channels: Sequence[int] = (),
+    tiles: int = 24,
+    kernels: KernelView = "norm",
+    classes: Sequence[str] = (),
+    detail: str = "",
 ) -> None:
-    """Writes the files of one forward pass; see `dump`."""
+    """Writes the files of one forward pass; see `dump`.
+
+    Args:
+        channels: those to plot where a layer has them, instead of the most active ones.
+        tiles: how many of the most active channels to plot.
+        kernels: see `inspection.layer_stats.kernel_tiles`.
+        classes: names of the outputs of a linear layer with as many.
+        detail: second line of every plot.
+    """
     from figures import layers as plots  # matplotlib takes a second, and recording does without
 
     maps = as_maps(acts)
@@ -232,7 +229,7 @@ def write_plots(
         plots.activations(path, heading, detail, values, shown, order)
         if isinstance(module, nn.Conv2d):
             title = f"Kernels of {layer} · {describe_layer(module)}"
-            plots.kernels(folder / f"kernels_{name}.png", title, module, view, shown)
+            plots.kernels(folder / f"kernels_{name}.png", title, module, kernels, shown)
 
 
 def shown_channels(maps: Tensor, channels: Sequence[int], tiles: int) -> list[int]:

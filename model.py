@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, resnet50
 
 from backbones.imagenet_weights import RESNET, BackboneWeights
-from backbones.timm_torchvision import LibraryBackbone
-from backbones.timm_torchvision import sequential as as_base_model
+from backbones.timm_torchvision import LibraryBackbone, as_base_model
 from layers.conv3x3 import accelerate
 from layers.distributed_norm import RowDropout
 

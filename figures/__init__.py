@@ -1,0 +1,1 @@
+"""Draws numbers that other rooms computed; needs no display."""

@@ -1,4 +1,4 @@
-"""The same channels side by side: for two pictures, and over the epochs of a training."""
+"""The same channels side by side: for two images, and over the epochs of a training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,24 +10,26 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor, nn
 
 from figures.connections import Column
-from figures.example import RIGHT, WRONG, Prediction, by_class, draw_image, draw_probabilities
+from figures.example import RIGHT, WRONG, draw_image, draw_probabilities, verdict_color
 from figures.layers import shortened
-from figures.page import UNIT_GREY, Page, Scale, short
-from hooks import describe_layer, module_of
+from figures.page import UNIT_GREY, Page, Scale
+from inspection.examples import Prediction
+from inspection.layer_names import describe_layer, module_of
 from inspection.layer_stats import activity, to_unit_range
 from runtime.files import write_arrays, write_json
+from runtime.text import shorten
 
 EACH = 5  # channels of either kind in a comparison
 MOST_EPOCHS = 10
 
 
 def similarity(left: Tensor, right: Tensor) -> float:
-    """Cosine of the angle between the channels' means of two recordings (C, h, w); 1: the same proportions."""
+    """Cosine similarity of the channel means of two recordings (C, h, w); 1: the same proportions."""
     return torch.cosine_similarity(left.float().mean((1, 2)), right.float().mean((1, 2)), dim=0).item()
 
 
 def compared_channels(left: Tensor, right: Tensor) -> tuple[list[int], list[int]]:
-    """Channels most active over both recordings (C, h, w), and of the others those whose activity differs most."""
+    """Channels most active in both recordings (C, h, w) together, and those of the others that differ most."""
     first, second = activity(left), activity(right)
     both = (first + second).argsort(descending=True, stable=True)[:EACH].tolist()
     differ = (first - second).abs().argsort(descending=True, stable=True).tolist()
@@ -35,48 +37,49 @@ def compared_channels(left: Tensor, right: Tensor) -> tuple[list[int], list[int]
 
 
 def compare(
-    path: Path, answers: Sequence[Prediction], acts: Sequence[Mapping[str, Tensor]], model: nn.Module, detail: str
+    path: Path, predictions: Sequence[Prediction], acts: Sequence[Mapping[str, Tensor]], model: nn.Module, detail: str
 ) -> None:
-    """Two pictures, their answers, and for each layer the same channels of both, on one scale by channel.
+    """Two images, their predictions, and for each layer the same channels of both, on one scale per channel.
+
+    Writes channels and similarities beside the page, .json, and the maps of those channels by layer (2, n, h, w), .npz.
 
     Args:
-        acts: of either picture, (C, h, w) by layer. Beside the page: channels and similarities, .json, and the maps of
-            those channels by layer (2, n, h, w), .npz.
+        acts: of either image, (C, h, w) by layer.
     """
     layers, size, line = list(acts[0]), 0.8, 2.05
-    sheet = Page(13.2, 4.5 + line * len(layers))
-    sheet.title("Two pictures, the same channels", detail)
-    for place, (letter, answer) in enumerate(zip("AB", answers, strict=True)):
+    page = Page(13.2, 4.5 + line * len(layers))
+    page.title("Two images, the same channels", detail)
+    for place, (letter, prediction) in enumerate(zip("AB", predictions, strict=True)):
         x = 0.3 + place * 6.4
-        sheet.text(x, 0.95, f"{letter}  {answer.example.label}", 10, weight="bold")
-        sheet.text(x, 1.17, answer.words, 9, color=answer.colour)
-        wide, high = answer.example.picture.size
+        page.text(x, 0.95, f"{letter}  {prediction.example.label}", 10, weight="bold")
+        page.text(x, 1.17, prediction.summary, 9, color=verdict_color(prediction))
+        wide, high = prediction.example.image.size
         scale = min(3.0 / wide, 2.3 / high)
-        draw_image(sheet.plot(x, 1.5, wide * scale, high * scale), answer.example)
-        draw_probabilities(sheet.plot(x + 3.2, 1.5, 2.8, 2.3), answer, most=9)
-    sheet.text(3.2, 4.0, "most active over both", 10, weight="bold")
-    sheet.text(3.2 + EACH * (size + 0.08) + 0.4, 4.0, "most different of the others", 10, weight="bold")
+        draw_image(page.plot(x, 1.5, wide * scale, high * scale), prediction.example)
+        draw_probabilities(page.plot(x + 3.2, 1.5, 2.8, 2.3), prediction, most=9)
+    page.text(3.2, 4.0, "most active in both", 10, weight="bold")
+    page.text(3.2 + EACH * (size + 0.08) + 0.4, 4.0, "most different of the others", 10, weight="bold")
     found = {}
     for index, layer in enumerate(layers):
         left, right = acts[0][layer], acts[1][layer]
         y, module = 4.3 + index * line, module_of(model, layer)
         near, chosen = similarity(left, right), compared_channels(left, right)
         shape = " × ".join(map(str, left.shape))
-        sheet.text(0.3, y + 0.3, shortened(layer), 9.5, weight="bold")
-        sheet.text(0.3, y + 0.52, f"{describe_layer(module)}\n{shape}\nsimilarity {near:.2f}", 8.5, color="0.35")
+        page.text(0.3, y + 0.3, shortened(layer), 9.5, weight="bold")
+        page.text(0.3, y + 0.52, f"{describe_layer(module)}\n{shape}\nsimilarity {near:.2f}", 8.5, color="0.35")
         for place, channels in enumerate(chosen):
-            draw_pair(sheet, 3.2 + place * (EACH * (size + 0.08) + 0.4), y, size, left, right, channels)
+            draw_pair(page, 3.2 + place * (EACH * (size + 0.08) + 0.4), y, size, left, right, channels)
         found[layer] = {"similarity": near, "most_active": chosen[0], "most_different": chosen[1]}
-    sheet.save(path)
-    pictures = [{"image": a.example.name, "true": a.example.true, "probabilities": by_class(a)} for a in answers]
-    write_json(path.with_suffix(".json"), {"pictures": pictures, "layers": found})
+    page.save(path)
+    images = [{"image": a.example.name, "true": a.example.true, "probabilities": a.by_class} for a in predictions]
+    write_json(path.with_suffix(".json"), {"pictures": images, "layers": found})
     rows = {layer: row["most_active"] + row["most_different"] for layer, row in found.items()}
     maps = {layer: torch.stack([acts[0][layer], acts[1][layer]])[:, channels] for layer, channels in rows.items()}
     write_arrays(path.with_suffix(".npz"), {layer: values.numpy() for layer, values in maps.items()})
 
 
 def draw_pair(
-    sheet: Page, x: float, y: float, size: float, left: Tensor, right: Tensor, channels: Sequence[int]
+    page: Page, x: float, y: float, size: float, left: Tensor, right: Tensor, channels: Sequence[int]
 ) -> None:
     both = torch.stack([left, right])[:, list(channels)].float().numpy()  # (2, n, h, w)
     signed = bool((left < 0).any() or (right < 0).any())
@@ -84,12 +87,12 @@ def draw_pair(
     labels = [f"{channel} · {scale.range}" for channel, scale in zip(channels, scales, strict=True)]
     for row, (letter, names) in enumerate((("A", labels), ("B", [""] * len(labels)))):
         top = y + row * (size + 0.06)
-        sheet.text(x - 0.16, top + 0.13 + size / 2, letter, 8, va="center", weight="bold")
-        sheet.tiles(x, top, len(channels), size, both[row], names, scales)
+        page.text(x - 0.16, top + 0.13 + size / 2, letter, 8, va="center", weight="bold")
+        page.tiles(x, top, len(channels), size, both[row], names, scales)
 
 
 def shown_epochs(epochs: Sequence[int]) -> list[int]:
-    """Positions of at most `MOST_EPOCHS` epochs, first and last among them; denser at the start, where most happens."""
+    """Positions of at most `MOST_EPOCHS` epochs, including first and last; denser at the start, where most changes."""
     last = len(epochs) - 1
     if last < MOST_EPOCHS:
         return list(range(last + 1))
@@ -98,81 +101,85 @@ def shown_epochs(epochs: Sequence[int]) -> list[int]:
 
 def training(
     path: Path,
-    answers: Sequence[Prediction],
+    predictions: Sequence[Prediction],
     columns: Sequence[Column],
     history: Sequence[Mapping[str, np.ndarray]],
     distances: Mapping[str, Sequence[float]],
     epochs: Sequence[int],
     detail: str,
 ) -> None:
-    """How maps and kernels changed: a line per channel, a column per epoch; below, the answer and the kernels' way.
+    """Maps and kernels over the epochs, a line per channel; below, probabilities and distances of the kernels.
+
+    Writes probabilities and distances beside the page, .json, and the tiles by column (epochs, rows, …), .npz.
 
     Args:
-        answers, history, epochs: one for each snapshot; history has what the columns' tiles show, by `Column.spec`.
-        distances: by convolution, how far its kernels are from the start at each snapshot.
-            Beside the page: probabilities and distances, .json, and the tiles by column (epochs, rows, …), .npz.
+        predictions, history, epochs: one for each snapshot; history has the values of the tiles by `Column.spec`.
+        distances: by convolution, the relative distance of its kernels from the start at each snapshot.
     """
     size, shown = 0.85, shown_epochs(epochs)
     lines = sum(len(column.channels) for column in columns)
     bottom = 1.35 + lines * (size + 0.08) + len(columns) * 0.3
-    sheet = Page(2.6 + MOST_EPOCHS * (size + 0.08) + 0.3, bottom + 3.0)
-    sheet.title(f"What training changed: {answers[-1].words} at the end", f"{answers[0].example.label} · {detail}")
+    page = Page(2.6 + MOST_EPOCHS * (size + 0.08) + 0.3, bottom + 3.0)
+    heading = f"Activations and kernels during training: {predictions[-1].summary} at the end"
+    page.title(heading, f"{predictions[0].example.label} · {detail}")
     for place, position in enumerate(shown):
         words = "start" if epochs[position] == 0 else f"epoch {epochs[position]}"
-        sheet.text(2.6 + place * (size + 0.08) + size / 2, 1.02, words, 8.5, ha="center", weight="bold")
+        page.text(2.6 + place * (size + 0.08) + size / 2, 1.02, words, 8.5, ha="center", weight="bold")
     y = 1.35
     for column in columns:
-        draw_history(sheet, y, size, column, np.stack([history[position][column.spec] for position in shown]))
+        draw_history(page, y, size, column, np.stack([history[position][column.spec] for position in shown]))
         y += len(column.channels) * (size + 0.08) + 0.3
-    draw_probability_history(sheet, bottom + 0.35, answers, epochs)
-    draw_distances(sheet, bottom + 0.35, distances, epochs)
-    sheet.save(path)
+    draw_probability_history(page, bottom + 0.35, predictions, epochs)
+    draw_distances(page, bottom + 0.35, distances, epochs)
+    page.save(path)
     channels = {column.spec: list(column.channels) for column in columns}
     numbers = {"epochs": list(epochs), "channels": channels, "distances": distances}
-    probabilities = [by_class(answer) for answer in answers]
-    write_json(path.with_suffix(".json"), {"image": answers[0].example.name, **numbers, "probabilities": probabilities})
+    probabilities = [prediction.by_class for prediction in predictions]
+    write_json(
+        path.with_suffix(".json"), {"image": predictions[0].example.name, **numbers, "probabilities": probabilities}
+    )
     tiles = {column.spec: np.stack([tiles[column.spec] for tiles in history]) for column in columns}
     write_arrays(path.with_suffix(".npz"), tiles)
 
 
-def draw_history(sheet: Page, y: float, size: float, column: Column, values: np.ndarray) -> None:
-    """The channels of one column (epochs, rows, …): maps on one scale a line, kernels each on their own."""
-    sheet.text(0.3, y + 0.05, f"kernels of {column.layer}" if column.is_kernels else column.layer, 10, weight="bold")
-    words = "each tile on its own scale" if column.is_kernels else "each line on one scale"
-    sheet.text(0.3, y + 0.27, words, 7.5, color="0.35")
+def draw_history(page: Page, y: float, size: float, column: Column, values: np.ndarray) -> None:
+    """The channels of one column (epochs, rows, …): maps on one scale per line, kernels each on its own."""
+    page.text(0.3, y + 0.05, f"kernels of {column.layer}" if column.is_kernels else column.layer, 10, weight="bold")
+    words = "each tile on its own scale" if column.is_kernels else "one scale per line"
+    page.text(0.3, y + 0.27, words, 7.5, color="0.35")
     for row, channel in enumerate(column.channels):
         top, tiles = y + row * (size + 0.08), values[:, row]
         scale = UNIT_GREY if column.is_kernels else Scale.of(tiles)
         words = f"kernel {channel}" if column.is_kernels else f"channel {channel}\n{scale.range}"
-        sheet.text(2.45, top + size / 2, words, 7.5, ha="right", va="center", color="0.3")
+        page.text(2.45, top + size / 2, words, 7.5, ha="right", va="center", color="0.3")
         tiles = to_unit_range(torch.from_numpy(tiles)).numpy() if column.is_kernels else tiles
         for place, tile in enumerate(tiles):
-            sheet.image(2.6 + place * (size + 0.08), top, size, size, tile, scale)
+            page.image(2.6 + place * (size + 0.08), top, size, size, tile, scale)
 
 
-def draw_probability_history(sheet: Page, y: float, answers: Sequence[Prediction], epochs: Sequence[int]) -> None:
-    last = answers[-1]
-    sheet.text(0.75, y, "probability of", 9.5, weight="bold")
-    axes = sheet.plot(0.75, y + 0.3, sheet.width / 2 - 1.3, 1.7)
+def draw_probability_history(page: Page, y: float, predictions: Sequence[Prediction], epochs: Sequence[int]) -> None:
+    last = predictions[-1]
+    page.text(0.75, y, "probability of", 9.5, weight="bold")
+    axes = page.plot(0.75, y + 0.3, page.width / 2 - 1.3, 1.7)
     names = [last.predicted] + ([last.example.true] if last.example.true not in (None, last.predicted) else [])
     for name in names:
         place = list(last.classes).index(name)
         role = "true" if name == last.example.true else "predicted"
         colour = RIGHT if role == "true" else WRONG if last.example.true else "0.4"
         axes.plot(
-            epochs, [a.probabilities[place] for a in answers], ".-", color=colour, label=f"{short(name)} ({role})"
+            epochs, [a.probabilities[place] for a in predictions], ".-", color=colour, label=f"{shorten(name)} ({role})"
         )
     axes.set(ylim=(-0.03, 1.03))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     finish_axes(axes)
 
 
-def draw_distances(sheet: Page, y: float, distances: Mapping[str, Sequence[float]], epochs: Sequence[int]) -> None:
+def draw_distances(page: Page, y: float, distances: Mapping[str, Sequence[float]], epochs: Sequence[int]) -> None:
     if not distances:
         return
-    x = sheet.width / 2 + 0.35
-    sheet.text(x, y, "kernels' distance from the start, as a share of their norm", 9.5, weight="bold")
-    axes = sheet.plot(x, y + 0.3, sheet.width / 2 - 0.7, 1.7)
+    x = page.width / 2 + 0.35
+    page.text(x, y, "relative distance of the kernels from the start", 9.5, weight="bold")
+    axes = page.plot(x, y + 0.3, page.width / 2 - 0.7, 1.7)
     for layer, values in distances.items():
         axes.plot(epochs, values, ".-", label=layer)
     finish_axes(axes)

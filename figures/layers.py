@@ -1,4 +1,4 @@
-"""Pictures of layers: activation maps, kernels, histograms. What each shows stands beside it as .npy or .json."""
+"""Figures of layers: activation maps, kernels, histograms, dead channels; their numbers beside them, .npy or .json."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.ticker import NullLocator, PercentFormatter
 from torch import Tensor, nn
 
-from figures.page import UNIT_GREY, Page, Scale, short
+from figures.page import UNIT_GREY, Page, Scale
 from inspection.layer_stats import KernelView, kernel_tiles, to_unit_range
 from runtime.files import write_array, write_json
+from runtime.text import shorten
 
 COLUMNS, TILE = 8, 1.05
 PAGE = 0.5 + COLUMNS * (TILE + 0.08)
@@ -20,16 +21,16 @@ VIEWS = {
     "first": "first input channel",
 }
 MOST_NAMES = 40
-RARE = 0.01  # of the images
+RARE = 0.01  # share of the images
 BLUE, ORANGE = "#4c72b0", "#dd8452"
 
 
 def activations(
     path: Path, heading: str, detail: str, maps: Tensor, channels: Sequence[int], order: str = "most active first"
 ) -> None:
-    """Maps (C, h, w), of which `channels` are drawn, each on its own scale; single values (h = w = 1) as a diagram.
+    """Plots `channels` of maps (C, h, w), each on its own scale; single values (h = w = 1) as a bar plot.
 
-    Beside the picture: all maps, .npy.
+    Writes all maps beside the figure, .npy.
     """
     values = maps.float().contiguous().numpy()
     write_array(path.with_suffix(".npy"), values)
@@ -40,24 +41,30 @@ def activations(
     scales = [Scale.of(values[channel], signed) for channel in channels]
     labels = [f"{channel} · {scale.range}" for channel, scale in zip(channels, scales, strict=True)]
     height = Page.tiles_height(len(channels), COLUMNS, TILE)
-    sheet = Page(PAGE, height + 1.6)
-    sheet.title(heading, f"{len(channels)} of {len(values)} channels, {order} · {detail}")
-    sheet.tiles(0.25, 0.95, COLUMNS, TILE, values[list(channels)], labels, scales)
-    words = "activation, as a share of the value above each map"
-    sheet.colour_bar(PAGE - 4.25, height + 1.05, 4, Scale.of(np.ones(1), signed), words)
-    sheet.save(path)
+    page = Page(PAGE, height + 1.6)
+    page.title(heading, f"{len(channels)} of {len(values)} channels, {order} · {detail}")
+    page.tiles(0.25, 0.95, COLUMNS, TILE, values[list(channels)], labels, scales)
+    words = "activation, as a fraction of the value above each map"
+    page.colour_bar(PAGE - 4.25, height + 1.05, 4, Scale.of(np.ones(1), signed), words)
+    page.save(path)
+
+
+def logits(path: Path, heading: str, detail: str, values: np.ndarray, classes: Sequence[str]) -> None:
+    """Plots logits (K,) by class; writes them beside the figure, .npy."""
+    write_array(path.with_suffix(".npy"), values)
+    vector(path, f"{heading} (logits)", detail, values, classes)
 
 
 def vector(path: Path, heading: str, detail: str, values: np.ndarray, names: Sequence[str] = ()) -> None:
-    """One value per channel (C,); up to 40 bear their names where there are some, else the five largest numbers."""
-    sheet = Page(PAGE, 4.4)
-    sheet.title(heading, detail)
-    axes = sheet.plot(1.3, 1.1, PAGE - 1.65, 2.1)
+    """Plots one value per channel (C,); labels up to 40 with their names, of more the numbers of the largest five."""
+    page = Page(PAGE, 4.4)
+    page.title(heading, detail)
+    axes = page.plot(1.3, 1.1, PAGE - 1.65, 2.1)
     if 0 < len(names) <= MOST_NAMES:
         axes.bar(range(len(values)), values, color=BLUE)
         ticks = {"rotation": 35, "ha": "right", "rotation_mode": "anchor", "parse_math": False}
-        axes.set_xticks(range(len(names)), map(short, names), fontsize=8 if len(names) <= 20 else 6, **ticks)
-    else:  # one shape: hundreds of bars would take a second
+        axes.set_xticks(range(len(names)), map(shorten, names), fontsize=8 if len(names) <= 20 else 6, **ticks)
+    else:  # one outline, since hundreds of bars would take a second
         axes.stairs(values, np.arange(len(values) + 1) - 0.5, fill=True, color=BLUE)
         axes.set_xlabel("class" if names else "channel")
         for channel in np.argsort(-np.abs(values))[:5]:
@@ -66,13 +73,13 @@ def vector(path: Path, heading: str, detail: str, values: np.ndarray, names: Seq
     axes.axhline(0, color="0.4", linewidth=0.6)
     axes.set(ylabel="logit" if names else "activation", xlim=(-0.7, len(values) - 0.3))
     axes.spines[["top", "right"]].set_visible(False)
-    sheet.save(path)
+    page.save(path)
 
 
 def kernels(path: Path, heading: str, conv: nn.Conv2d, view: KernelView, channels: Sequence[int]) -> None:
-    """The kernels of a convolution that make `channels`, each stretched to its own range; 1×1 ones as a matrix.
+    """Plots the kernels of the output `channels` of a convolution, each on its own grey scale; 1×1 ones as a matrix.
 
-    Beside the picture: the tiles of all kernels before they were stretched (see `layer_stats.kernel_tiles`), .npy.
+    Writes the tiles of all kernels, unscaled, beside the figure (see `layer_stats.kernel_tiles`), .npy.
     """
     if conv.kernel_size == (1, 1):
         matrix(path, heading, conv)
@@ -84,54 +91,54 @@ def kernels(path: Path, heading: str, conv: nn.Conv2d, view: KernelView, channel
     scales = [None if rgb else UNIT_GREY] * len(shown)
     columns, size = (COLUMNS * 2, TILE / 2 - 0.04) if len(shown) > 32 else (COLUMNS, TILE)
     height = Page.tiles_height(len(shown), columns, size)
-    sheet = Page(PAGE, height + 1.6)
+    page = Page(PAGE, height + 1.6)
     meaning = "in RGB" if rgb else f"{VIEWS[view]}"
     outputs, inputs, high, wide = conv.weight.shape
     detail = f"{outputs} kernels of {inputs} × {high} × {wide}, {len(shown)} shown · {meaning} · each on its own scale"
-    sheet.title(heading, detail)
-    sheet.tiles(0.25, 0.95, columns, size, shown, [str(channel) for channel in channels], scales)
+    page.title(heading, detail)
+    page.tiles(0.25, 0.95, columns, size, shown, [str(channel) for channel in channels], scales)
     if not rgb:
-        sheet.colour_bar(PAGE - 3.25, height + 1.05, 3, UNIT_GREY, "smallest to largest value of each tile")
-    sheet.save(path)
+        page.colour_bar(PAGE - 3.25, height + 1.05, 3, UNIT_GREY, "smallest to largest value of each tile")
+    page.save(path)
 
 
 def matrix(path: Path, heading: str, conv: nn.Conv2d) -> None:
-    """A 1×1 convolution mixes channels and sees no neighbours: its weights (O, I) in one picture."""
+    """Plots the weights (O, I) of a 1×1 convolution, which mixes channels alone, as one image."""
     weights = conv.weight.detach().float().cpu()[:, :, 0, 0].numpy()
     write_array(path.with_suffix(".npy"), weights)
     scale = Scale.of(weights)
     side = PAGE - 3.2
     height = min(max(side * weights.shape[0] / weights.shape[1], 2), side)
-    sheet = Page(PAGE, height + 2.2)
-    sheet.title(heading, "1×1 kernels: a matrix of weights, output channels downwards, input channels to the right")
-    axes = sheet.plot(1.6, 0.85, side, height)
+    page = Page(PAGE, height + 2.2)
+    page.title(heading, "1×1 kernels as a matrix of weights: output channels in rows, input channels in columns")
+    axes = page.plot(1.6, 0.85, side, height)
     axes.imshow(weights, aspect="auto", **scale.options)
     axes.set(xlabel="input channel", ylabel="output channel")
-    sheet.colour_bar(1.6, height + 1.5, 3, scale, "weight")
-    sheet.save(path)
+    page.colour_bar(1.6, height + 1.5, 3, scale, "weight")
+    page.save(path)
 
 
 def histograms(path: Path, heading: str, detail: str, stats: Mapping[str, Mapping[str, Any]], kind: str) -> None:
-    """Histograms (of `layer_stats.histogram`) by layer, and how spread and zeros go with depth.
+    """Histograms (of `layer_stats.histogram`) by layer, and standard deviation and share of zeros by depth.
 
-    Beside the picture: the same numbers, .json.
+    Writes the same numbers beside the figure, .json.
     """
     write_json(path.with_suffix(".json"), stats)
     columns, wide, high = 4, 2.3, 1.1
     lines = -(-len(stats) // columns)
-    sheet = Page(0.4 + columns * (wide + 0.45), 0.95 + lines * (high + 0.95) + 3.3)
-    sheet.title(heading, f"counts on a logarithmic scale · {detail}")
+    page = Page(0.4 + columns * (wide + 0.45), 0.95 + lines * (high + 0.95) + 3.3)
+    page.title(heading, f"counts on a logarithmic scale · {detail}")
     for index, (layer, row) in enumerate(stats.items()):
         x, y = 0.65 + index % columns * (wide + 0.45), 1.1 + index // columns * (high + 0.95)
-        sheet.text(x, y - 0.12, shortened(layer), 8, weight="bold")
+        page.text(x, y - 0.12, shortened(layer), 8, weight="bold")
         lost = f" · {row['not_finite']} not finite" if row["not_finite"] else ""
         numbers = f"mean {row['mean']:.3g} · std {row['std']:.3g} · zeros {row['zeros']:.0%}{lost}"
-        sheet.text(x, y + 0.05, numbers, 7, color="0.35")
-        sheet.steps(x, y + 0.27, wide, high, row["counts"], row["edges"])
-    y, half = 1.0 + lines * (high + 0.95), sheet.width / 2
-    trend(sheet, 0.95, y, half - 1.2, stats, "std", kind)
-    trend(sheet, half + 0.7, y, half - 1.05, stats, "zeros", kind)
-    sheet.save(path)
+        page.text(x, y + 0.05, numbers, 7, color="0.35")
+        page.steps(x, y + 0.27, wide, high, row["counts"], row["edges"])
+    y, half = 1.0 + lines * (high + 0.95), page.width / 2
+    trend(page, 0.95, y, half - 1.2, stats, "std", kind)
+    trend(page, half + 0.7, y, half - 1.05, stats, "zeros", kind)
+    page.save(path)
 
 
 def shortened(layer: str) -> str:
@@ -139,13 +146,13 @@ def shortened(layer: str) -> str:
 
 
 def dead_units(path: Path, heading: str, detail: str, counts: Mapping[str, Tensor], images: int) -> dict[str, Any]:
-    """Which channels never fire: shares by layer, and how often the channels of each layer fire.
+    """Plots the share of dead channels by layer, and the activation frequency of each layer's channels.
 
     Args:
-        counts: by layer, in how many of the `images` each channel fires (C,), see `hooks.activation_counts`.
+        counts: by layer, in how many of the `images` each channel is active (C,); see `hooks.activation_frequency`.
 
-    Returns: what is also written beside the picture, .json: by layer the dead channels, those that fire in less than
-        1 % of the images, and the counts.
+    Returns: what is also written beside the figure, .json: by layer the dead channels, those active in less than 1 % of
+        the images, and the counts.
     """
     found = {}
     for layer, count in counts.items():
@@ -164,40 +171,40 @@ def dead_units(path: Path, heading: str, detail: str, counts: Mapping[str, Tenso
 
 def draw_dead_units(path: Path, heading: str, detail: str, found: Mapping[str, Mapping[str, Any]], images: int) -> None:
     wide, places = max(6.0, 0.22 * len(found)), np.arange(len(found))
-    sheet = Page(wide + 1.7, 7.4)
-    sheet.title(heading, detail)
+    page = Page(wide + 1.7, 7.4)
+    page.title(heading, detail)
     limits = {"xlim": (-0.6, len(found) - 0.4)}
-    axes = sheet.plot(1.3, 1.1, wide, 1.9)
+    axes = page.plot(1.3, 1.1, wide, 1.9)
     dead = np.array([row["dead_share"] for row in found.values()])
     rare = np.array([len(row["rare"]) / row["channels"] for row in found.values()])
-    axes.bar(places, dead, color="#c03d3e", label="dead: fire in none")
-    axes.bar(places, rare, bottom=dead, color=ORANGE, alpha=0.6, label=f"rare: fire in less than {RARE:.0%}")
+    axes.bar(places, dead, color="#c03d3e", label="dead: active in no image")
+    axes.bar(places, rare, bottom=dead, color=ORANGE, alpha=0.6, label=f"rare: active in less than {RARE:.0%}")
     axes.set(ylabel="share of channels", xticks=[], ylim=(0, max(0.05, 1.3 * (dead + rare).max())), **limits)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
     levels = np.linspace(0, 1, 201)
     often = np.stack([np.quantile(np.array(row["fires_in"]) / images, levels) for row in found.values()], axis=1)
-    below = sheet.plot(1.3, 3.2, wide, 2.2)
+    below = page.plot(1.3, 3.2, wide, 2.2)
     extent = (-0.5, len(found) - 0.5, 0, 1)
     style = {"aspect": "auto", "origin": "lower", "interpolation": "nearest", "cmap": "viridis"}
     below.imshow(often, extent=extent, vmin=0, vmax=1, **style)
-    below.set(ylabel="channels, rarest first", yticks=[0, 0.5, 1], **limits)
+    below.set(ylabel="channels, least active first", yticks=[0, 0.5, 1], **limits)
     below.yaxis.set_major_formatter(PercentFormatter(1))
     ticks = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 6.5}
     below.set_xticks(places, [shortened(layer) for layer in found], **ticks)
-    sheet.colour_bar(wide - 1.7, 6.75, 3, Scale("viridis", 0, 1), "share of the images in which the channel fires")
-    sheet.save(path)
+    page.colour_bar(wide - 1.7, 6.75, 3, Scale("viridis", 0, 1), "share of images in which the channel is active")
+    page.save(path)
 
 
 def trend(
-    sheet: Page, x: float, y: float, width: float, stats: Mapping[str, Mapping[str, Any]], key: str, kind: str
+    page: Page, x: float, y: float, width: float, stats: Mapping[str, Mapping[str, Any]], key: str, kind: str
 ) -> None:
-    """How "std" (logarithmic) or "zeros" go from input to output; 3 inches high with the layers' names."""
-    sheet.text(
+    """Plots "std" (logarithmic) or "zeros" from input to output; 3 inches high with the layers' names."""
+    page.text(
         x, y, f"{'standard deviation' if key == 'std' else 'share of exact zeros'} of the {kind}", 9.5, weight="bold"
     )
-    axes = sheet.plot(x, y + 0.3, width, 1.5)
+    axes = page.plot(x, y + 0.3, width, 1.5)
     values, names = [row[key] for row in stats.values()], list(stats)
     axes.plot(values, ".-", color=BLUE if key == "std" else ORANGE)
     if key == "zeros":
@@ -205,7 +212,7 @@ def trend(
     elif max(values, default=0) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(NullLocator())
-    step = -(-len(names) // 24)  # more names would not be readable
+    step = -(-len(names) // 24)  # more names would overlap
     ticks = {"rotation": 35, "ha": "right", "rotation_mode": "anchor", "fontsize": 6.5}
     axes.set_xticks(range(0, len(names), step), map(shortened, names[::step]), **ticks)
     axes.tick_params(axis="y", labelsize=7)

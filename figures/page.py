@@ -1,4 +1,4 @@
-"""A page on which pictures, scales and text are placed in inches."""
+"""Page layout in inches: images, tiles with colour scales, histograms, text and plots on one figure."""
 
 import math
 import textwrap
@@ -17,26 +17,27 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from runtime.files import write_atomically
+from runtime.text import shorten
 
 DPI = 120
-FRAME = 0.75  # grey
+FRAME = 0.75  # grey level of the frame around images
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Which colours stand for which values."""
+    """A colour map and the values at its ends."""
 
     colours: str
     low: float
     high: float
-    largest: float | None = field(default=None, compare=False)  # of the values, which may lie beyond the scale or be 0
+    largest: float | None = field(default=None, compare=False)  # value, which may lie beyond the scale or be 0
 
     @classmethod
     def of(cls, values: np.ndarray, signed: bool | None = None) -> "Scale":
-        """From 0 up, or symmetric about 0 where values are `signed` (None: where one is negative), to the largest.
+        """From 0 to the largest value, or symmetric about 0 where values are `signed` (None: where one is negative).
 
-        A few outliers would leave the rest in one colour: where the 99.8th percentile lies below half of the largest
-        value, it is the end of the scale.
+        Ends at the 99.8th percentile where that lies below half of the largest value: a few outliers would leave all
+        else in one colour.
         """
         size = np.abs(values[np.isfinite(values)])
         top = float(size.max(initial=0.0))
@@ -52,7 +53,7 @@ class Scale:
 
     @property
     def range(self) -> str:
-        """What it ends at, in words: the largest value, or that there are larger ones."""
+        """The end of the scale in words: the largest value, or that larger ones are clipped."""
         largest = self.high if self.largest is None else self.largest
         clipped, sign = largest > self.high, "±" if self.low < 0 else ""
         if clipped:
@@ -68,24 +69,24 @@ UNIT_GREY = Scale("gray", 0.0, 1.0)
 
 
 class Page:
-    """A figure of `width` × `height` inches; x runs from the left, y from the top, sizes of text are in points."""
+    """A figure of `width` × `height` inches; x from the left, y from the top, text sizes in points."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
         self.figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set_axis_off()
-        self.pasted: list[tuple[int, int, np.ndarray]] = []  # from the top and the left in pixels, colours (h, w, 3)
+        self.pasted: list[tuple[int, int, np.ndarray]] = []  # top and left in pixels, colours (h, w, 3)
 
     def save(self, path: Path) -> None:
-        """Writes a PNG in one step; needs no screen."""
+        """Writes a PNG atomically."""
         self.axes.set(xlim=(0, self.width), ylim=(self.height, 0))
         canvas = FigureCanvasAgg(self.figure)
         canvas.draw()
         page = np.array(canvas.buffer_rgba())[..., :3]
-        for top, left, pixels in self.pasted:  # exact to the pixel, and many times faster than an artist for each
+        for top, left, pixels in self.pasted:  # exact pixels, and many times faster than one artist for each
             page[top : top + len(pixels), left : left + pixels.shape[1]] = pixels
-        # Three times as fast as the usual level 6, for files a seventh larger.
+        # Level 1 is three times as fast as the usual 6, for files a seventh larger.
         write_atomically(path, lambda partial: Image.fromarray(page).save(partial, format="png", compress_level=1))
 
     def text(self, x: float, y: float, words: str, size: float = 9, **options: Any) -> None:
@@ -93,18 +94,18 @@ class Page:
         self.axes.text(x, y, words, **style | options)
 
     def heading(self, x: float, y: float, words: str, size: float, **options: Any) -> None:
-        """Bold words, smaller where the page is too narrow for them."""
+        """Bold text, smaller where the page is too narrow for it."""
         self.text(x, y, words, min(size, 100 * (self.width - x - 0.2) / max(1, len(words))), weight="bold", **options)
 
     def title(self, words: str, detail: str = "") -> None:
-        """A heading at the top left and its detail, which takes two lines where one is too short; 0.9 inches."""
+        """A heading at the top left with one or two lines of detail; 0.9 inches high."""
         self.heading(0.25, 0.16, words, 13)
         self.text(0.25, 0.45, wrap_text(detail, self.width - 0.5, 9, most=2), 9, color="0.35")
 
     def image(
         self, x: float, y: float, width: float, height: float, values: np.ndarray, scale: Scale | None = None
     ) -> None:
-        """Values (h, w) in the colours of `scale`, or colours (h, w, 3) of 0..1 as they are, in a thin frame."""
+        """Values (h, w) in the colours of `scale`, or colours (h, w, 3), 0..1, in a thin frame."""
         pixels = framed(values, scale, round(width * DPI), round(height * DPI))
         self.pasted.append((round(y * DPI), round(x * DPI), pixels))
 
@@ -122,7 +123,7 @@ class Page:
         labels: Sequence[str],
         scales: Sequence[Scale | None],
     ) -> None:
-        """Square tiles (h, w) or (h, w, 3) of `size` inches, line by line, each under its label and on its scale."""
+        """Square tiles (h, w) or (h, w, 3) of `size` inches in rows, each below its label and on its own scale."""
         for index, (tile, label, scale) in enumerate(zip(tiles, labels, scales, strict=True)):
             left, top = x + index % columns * (size + 0.08), y + index // columns * (size + 0.22)
             self.text(left, top, label, 6.5, color="0.35")
@@ -133,7 +134,7 @@ class Page:
         return -(-count // columns) * (size + 0.22)
 
     def colour_bar(self, x: float, y: float, width: float, scale: Scale, label: str = "") -> None:
-        """A horizontal scale, 0.12 high, with its numbers (and the label) below; 0.5 inches in all."""
+        """A horizontal colour bar with its numbers and label below; 0.5 inches high."""
         self.image(x, y, width, 0.12, np.linspace(scale.low, scale.high, 128)[None], scale)
         for place, value in ((0, scale.low), (0.5, (scale.low + scale.high) / 2), (1, scale.high)):
             side = {0: "left", 0.5: "center", 1: "right"}[place]
@@ -141,15 +142,15 @@ class Page:
         self.text(x + width / 2, y + 0.29, label, 7, ha="center", color="0.3")
 
     def lines(self, segments: Sequence[Any], **options: Any) -> None:
-        """Straight lines ((x, y), (x, y)) below everything else."""
+        """Straight lines ((x, y), (x, y)) behind everything else."""
         self.axes.add_collection(LineCollection(segments, zorder=1, **options))
 
     def steps(
         self, x: float, y: float, width: float, height: float, counts: Sequence[int], edges: Sequence[float]
     ) -> None:
-        """A histogram with logarithmic counts, its numbers left and below; drawn many times faster than with axes."""
+        """A histogram with logarithmic counts, labelled left and below; many times faster than axes of its own."""
         top = max(1, math.ceil(math.log10(max(counts) + 1)))  # in powers of ten
-        heights = np.log10(np.maximum(counts, 0.8)) - math.log10(0.8)  # a count of one is seen, none is not
+        heights = np.log10(np.maximum(counts, 0.8)) - math.log10(0.8)  # a count of 1 is visible, 0 is not
         unit = height / (top - math.log10(0.8))
         corners = np.repeat(x + width * (np.asarray(edges) - edges[0]) / (edges[-1] - edges[0]), 2)
         outline = np.concatenate(([0], np.repeat(heights, 2), [0]))
@@ -168,32 +169,27 @@ class Page:
                 self.text(zero, y + height + 0.05, "0", 6.5, ha="center", color="0.3")
 
     def plot(self, x: float, y: float, width: float, height: float) -> Axes:
-        """Axes for a diagram inside the given box; their labels need room outside it."""
+        """Axes of a plot inside the given box; their labels need room outside it."""
         return self.figure.add_axes(
             (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
         )
 
 
-def short(words: str, most: int = 24) -> str:
-    """Words of at most so many letters, cut in the middle."""
-    return words if len(words) <= most else f"{words[: most // 2]}…{words[len(words) - most + most // 2 + 1 :]}"
-
-
 def wrap_text(words: str, width: float, size: float, most: int = 9) -> str:
-    """Words broken into at most so many lines of `width` inches at `size` points, the rest cut off."""
-    letters = max(8, int(width * 120 / size))  # a letter is about 0.6 of its size wide
+    """Text wrapped into at most `most` lines of `width` inches at `size` points; the rest is cut off."""
+    letters = max(8, int(width * 120 / size))  # a letter is about 0.6 times its size wide
     return textwrap.fill(words, letters, break_on_hyphens=False, max_lines=most, placeholder=" …")
 
 
 def framed(values: np.ndarray, scale: Scale | None, width: int, height: int) -> np.ndarray:
-    """Values in colours (height, width, 3), 0..255, with a thin frame; where there are few values each is a square."""
+    """Values as pixels (height, width, 3), 0..255, with a thin frame; few values become squares."""
     colours = values
     if scale:
         colours = scale.colour(values)
     how = Image.Resampling.BICUBIC if scale is None and len(values) > 32 else Image.Resampling.NEAREST
     how = Image.Resampling.BOX if len(values) > height else how
-    picture = Image.fromarray((np.clip(colours, 0, 1) * 255).round().astype(np.uint8))
-    drawn = np.array(picture.resize((width, height), how))
+    image = Image.fromarray((np.clip(colours, 0, 1) * 255).round().astype(np.uint8))
+    drawn = np.array(image.resize((width, height), how))
     drawn[[0, -1]] = drawn[:, [0, -1]] = round(255 * FRAME)
     return drawn
 
@@ -201,12 +197,12 @@ def framed(values: np.ndarray, scale: Scale | None, width: int, height: int) -> 
 def bars(
     axes: Axes, names: Sequence[str], values: Sequence[float], colours: Sequence[Any], marked: str | None = None
 ) -> None:
-    """Horizontal bars of probabilities (0..1), each with its name inside; the one `marked` in bold with an arrow."""
+    """Horizontal bars of probabilities (0..1) with their names inside; the `marked` one in bold with an arrow."""
     for place, (name, value, colour) in enumerate(zip(names, values, colours, strict=True)):
         axes.barh(place, 1, 0.84, color="0.95")
         axes.barh(place, value, 0.84, color=colour, alpha=0.55)
         known = {"weight": "bold" if name == marked else "normal", "va": "center", "fontsize": 8}
-        words = short(name) + (" ◂ true" if name == marked else "")
+        words = shorten(name) + (" ◂ true" if name == marked else "")
         axes.text(0.02, place, words, parse_math=False, **known)
         axes.text(0.98, place, f"{value:.3f}", ha="right", **known)
     axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))

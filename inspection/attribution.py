@@ -1,4 +1,4 @@
-"""Which parts of a picture speak for a class, by captum. Nothing here needs a backbone that can be trained."""
+"""Attribution maps by captum: Grad-CAM, occlusion, integrated gradients. All of them work on a frozen backbone."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,17 @@ import torch
 from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion
 from torch import Tensor, nn
 
-STEPS = 16  # of integrated gradients; each is a pass forward and back
-BATCH = 8  # pictures at a time
+STEPS = 16  # of integrated gradients; each is a forward and a backward pass
+BATCH = 8  # images per pass
 
 
 def grad_cam(model: nn.Module, layer: str, image: Tensor, target: int) -> Tensor:
-    """Grad-CAM (https://arxiv.org/abs/1610.02391, section 3) at a layer, brought to the picture's size.
+    """Grad-CAM (https://arxiv.org/abs/1610.02391, section 3) at a layer, resized to the image.
 
     Args:
         image: normalised, (3, S, S).
 
-    Returns: (S, S), 0 and more, in the units of gradient × activation.
+    Returns: (S, S), at least 0, in units of gradient × activation.
     """
     inputs = image[None].clone().requires_grad_()  # else a frozen layer's output has no gradient to give
     method = LayerGradCam(model, model.get_submodule(layer))
@@ -25,18 +25,18 @@ def grad_cam(model: nn.Module, layer: str, image: Tensor, target: int) -> Tensor
 
 
 def occlusion(model: nn.Module, image: Tensor, targets: Sequence[int]) -> Tensor:
-    """How much each target's logit falls where a square of the picture is greyed (https://arxiv.org/abs/1311.2901).
+    """Drop of each target's logit when a square of the image is covered (https://arxiv.org/abs/1311.2901).
 
     Args:
         image: normalised, (3, S, S); S at least 7.
 
-    Returns: (T, S, S), positive where the square spoke for the target.
+    Returns: (T, S, S), positive where the square supports the target.
     """
     side, step = max(1, image.shape[-1] * 2 // 7), max(1, image.shape[-1] * 3 // 14)
     count = len(targets)
     copies = image.expand(count, *image.shape)
 
-    def forward(covered: Tensor) -> Tensor:  # captum covers the same square in each copy: one pass serves all of them
+    def forward(covered: Tensor) -> Tensor:  # captum covers the same square in each copy: one pass serves them all
         return model(covered[::count]).repeat_interleave(count, dim=0)
 
     with torch.inference_mode():
@@ -51,12 +51,12 @@ def occlusion(model: nn.Module, image: Tensor, targets: Sequence[int]) -> Tensor
 
 
 def integrated_gradients(model: nn.Module, image: Tensor, targets: Sequence[int]) -> Tensor:
-    """Integrated gradients (https://arxiv.org/abs/1703.01365) from the mean colour, summed over the colour channels.
+    """Integrated gradients (https://arxiv.org/abs/1703.01365) from a mean-coloured image, summed over RGB.
 
     Args:
         image: normalised, (3, S, S).
 
-    Returns: (T, S, S), whose sums are about the logits less those of an even picture in the mean colour.
+    Returns: (T, S, S); each map sums to about the target's logit minus that of the mean-coloured image.
     """
     method = IntegratedGradients(model)
     maps = [

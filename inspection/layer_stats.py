@@ -1,4 +1,4 @@
-"""Pure functions from activations and weights to the numbers that the figures show."""
+"""Statistics of activations and weights, as the figures show them."""
 
 from typing import Any, Literal
 
@@ -16,15 +16,15 @@ def activity(maps: Tensor) -> Tensor:
 
 
 def most_active(maps: Tensor, count: int) -> list[int]:
-    """The channels of maps (C, h, w) with the highest `activity`, highest first; at most `count`."""
+    """The `count` channels of maps (C, h, w) with the highest `activity`, highest first."""
     return activity(maps).argsort(descending=True, stable=True)[:count].tolist()
 
 
 def kernel_tiles(conv: nn.Conv2d, view: KernelView = "norm") -> Tensor:
-    """One tile per kernel of a convolution, in the units of the weights.
+    """One tile per kernel of a convolution, in the units of its weights.
 
-    Returns: (O, kh, kw, 3) where the input is RGB; otherwise (O, kh, kw): over the input channels the L2 "norm", the
-    "mean", or the "first" channel alone.
+    Returns: (O, kh, kw, 3) for RGB input; otherwise (O, kh, kw): the L2 "norm" or the "mean" over the input channels,
+        or the "first" input channel alone.
     """
     weight = conv.weight.detach().float().cpu()  # (O, I, kh, kw)
     if weight.shape[1] == 3:
@@ -35,7 +35,7 @@ def kernel_tiles(conv: nn.Conv2d, view: KernelView = "norm") -> Tensor:
 
 
 def to_unit_range(tiles: Tensor) -> Tensor:
-    """Stretches each tile (N, …) by itself to 0..1; a tile of one value becomes 0.5."""
+    """Scales each tile (N, …) to 0..1 by its own range; a constant tile becomes 0.5."""
     flat = tiles.flatten(1)
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
     spread = torch.where(high > low, (flat - low) / (high - low).clamp_min(1e-30), torch.full_like(flat, 0.5))
@@ -48,9 +48,9 @@ def relative_distance(now: Tensor, start: Tensor) -> float:
 
 
 def histogram(values: Tensor, bins: int = BINS) -> dict[str, Any]:
-    """Counts of all values with their mean, std, range and share of exact zeros.
+    """Histogram of all values, with their mean, std, range and share of exact zeros.
 
-    `counts` sum to `n` less `not_finite`; the statistics are of the finite values.
+    `counts` sum to `n` - `not_finite`; all statistics are of the finite values.
     """
     flat = values.detach().double().flatten()
     finite = flat[flat.isfinite()].numpy()

@@ -14,10 +14,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import numpy as np
 import pytest
+from pages import check_page
 from PIL import Image
 
 import train
 from backbones.imagenet_weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
+from figures.page import Page
 from sample.build import ensure_sample
 
 REPOSITORY = Path(__file__).parent.parent
@@ -117,3 +119,17 @@ def small(**options: object) -> train.Args:
 
 def read_jsonl(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def work(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the trained run, as the current one, where every page that is saved is checked first."""
+    monkeypatch.chdir(trained)
+    save = Page.save
+
+    def checked(sheet: Page, path: Path) -> None:
+        save(sheet, path)
+        check_page(sheet, path)
+
+    monkeypatch.setattr(Page, "save", checked)
+    return trained

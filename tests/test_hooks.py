@@ -1,4 +1,4 @@
-"""What hooks.py records is what the layers produced, and nothing of it stays behind."""
+"""hooks.py: recordings and dumps equal a forward pass by hand, and leave nothing behind."""
 
 import gc
 import re
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
 from backbones.imagenet_weights import BackboneWeights
-from hooks import activation_counts, as_maps, existing_layers, find_layer, friendly, leaf_layers, record
+from hooks import activation_frequency, as_maps, existing_layers, find_layer, friendly, leaf_layers, record
 from model import ActionNet, build_model
 from runtime.errors import InputError
 
@@ -73,7 +73,7 @@ def test_recording_equals_a_forward_pass_by_hand(net: ActionNet, images: Tensor)
     ]  # fmt: skip
 
 
-def test_before_and_after_an_in_place_relu_are_kept_apart(net: ActionNet, images: Tensor) -> None:
+def test_in_place_relu_does_not_overwrite_the_recording_before_it(net: ActionNet, images: Tensor) -> None:
     before, after = "base_model.layer1.0.bn1", "base_model.layer1.0.relu"
     with record(net, [before, after]) as acts:
         net(images)
@@ -83,7 +83,7 @@ def test_before_and_after_an_in_place_relu_are_kept_apart(net: ActionNet, images
     assert not torch.equal(acts[f"{after}#1"], acts[f"{after}#2"])
 
 
-def test_one_call_of_several(net: ActionNet, images: Tensor) -> None:
+def test_one_call_of_a_reused_layer_can_be_recorded(net: ActionNet, images: Tensor) -> None:
     with record(net, ["base_model.layer1.0.relu#2"]) as acts:
         net(images)
     assert list(acts) == ["base_model.layer1.0.relu#2"]
@@ -92,7 +92,7 @@ def test_one_call_of_several(net: ActionNet, images: Tensor) -> None:
         net(images)
 
 
-def test_every_forward_pass_begins_anew(images: Tensor) -> None:
+def test_every_forward_pass_fills_the_recording_anew(images: Tensor) -> None:
     model = Twice()
     with record(model, ["relu"]) as acts:
         model(images[:, :1])
@@ -102,7 +102,7 @@ def test_every_forward_pass_begins_anew(images: Tensor) -> None:
     assert not torch.equal(acts["relu#1"], first["relu#1"])
 
 
-def test_gradients_reach_through_frozen_layers_and_in_place_relus() -> None:
+def test_gradients_pass_frozen_layers_and_in_place_relus() -> None:
     torch.manual_seed(3)
     model, labels = Twice(), torch.tensor([1])
     image = torch.randn(1, 1, 4, 4, requires_grad=True)
@@ -120,7 +120,7 @@ def test_gradients_reach_through_frozen_layers_and_in_place_relus() -> None:
     assert acts.gradients["second#1"] is acts.gradients["second"]
 
 
-def test_nothing_stays_after_the_block_nor_after_an_exception(images: Tensor) -> None:
+def test_no_hook_stays_after_the_block_or_an_exception(images: Tensor) -> None:
     model = Twice().train()
     model.first.eval()  # a frozen part in another mode than the rest
     modes = [module.training for module in model.modules()]
@@ -137,13 +137,13 @@ def test_nothing_stays_after_the_block_nor_after_an_exception(images: Tensor) ->
 
 
 def memory_in_use() -> int:
-    """Bytes, where the system says it at once; elsewhere 0, and the test rests on the tensors."""
+    """Resident bytes on Linux; elsewhere 0, and the test rests on the tensors."""
     pages = Path("/proc/self/statm")
     return int(pages.read_text().split()[1]) * 4096 if pages.exists() else 0
 
 
-def test_a_thousand_uses_leave_no_memory_behind() -> None:
-    """Neither tensors that Python knows of nor, a megabyte a use, memory that it does not."""
+def test_a_thousand_recordings_leak_no_memory() -> None:
+    """Neither tensors that Python knows of nor other memory; each use records about a megabyte."""
     model, alive, images = Twice(), [], torch.randn(1, 1, 256, 256)
     for use in range(1000):
         with record(model, ["first", "relu", "second"], gradients=True) as acts:
@@ -176,18 +176,18 @@ def test_a_thousand_uses_leave_no_memory_behind() -> None:
         ("base_model", ("base_model", 0)),
     ],
 )
-def test_names(net: ActionNet, name: str, layer: tuple[str, int]) -> None:
+def test_layers_are_found_by_dotted_and_friendly_names(net: ActionNet, name: str, layer: tuple[str, int]) -> None:
     assert find_layer(net, name) == layer
 
 
-def test_friendly_names_lead_back(net: ActionNet) -> None:
+def test_friendly_names_are_unique(net: ActionNet) -> None:
     for layer in leaf_layers(net):
         assert find_layer(net, friendly(layer)) == (layer, 0)
 
 
-def test_unknown_names_are_answered_with_close_ones(net: ActionNet, images: Tensor) -> None:
+def test_unknown_names_suggest_similar_ones(net: ActionNet, images: Tensor) -> None:
     with pytest.raises(
-        InputError, match=r"layer base_model_layer1_block1_con1: .*alike: base_model_layer1_block1_conv1"
+        InputError, match=r"layer base_model_layer1_block1_con1: .*similar: base_model_layer1_block1_conv1"
     ):
         find_layer(net, "base_model_layer1_block1_con1")
     with pytest.raises(InputError, match=r"layer relu#0: "):
@@ -198,15 +198,15 @@ def test_unknown_names_are_answered_with_close_ones(net: ActionNet, images: Tens
         acts["conv2"]
 
 
-def test_dead_units_are_those_that_were_killed(net: ActionNet, images: Tensor) -> None:
-    """Two channels of relu1 get a bias that no input can lift, a third fires for the first picture alone."""
+def test_dead_channels_have_frequency_zero(net: ActionNet, images: Tensor) -> None:
+    """Two channels of relu1 get a bias that no input can overcome."""
     killed = build_like(net)
     with torch.no_grad():
         killed.bn1.weight[[3, 40]], killed.bn1.bias[[3, 40]] = 0.0, -1.0
         killed.bn2.weight[7], killed.bn2.bias[7] = 0.0, 0.5
-    counts, seen = activation_counts(killed, images.split(1), ["relu1", "relu2"])
+    counts, seen = activation_frequency(killed, images.split(1), ["relu1", "relu2"])
     assert seen == 2
-    alive, _ = activation_counts(net, images.split(1), ["relu1"])
+    alive, _ = activation_frequency(net, images.split(1), ["relu1"])
     assert alive["relu1"][[3, 40]].tolist() == [2, 2]
     assert counts["relu1"][[3, 40]].tolist() == [0, 0]
     others = [channel for channel in range(512) if channel not in (3, 40)]
@@ -214,7 +214,7 @@ def test_dead_units_are_those_that_were_killed(net: ActionNet, images: Tensor) -
     assert counts["relu2"][7] == 2
 
 
-def test_the_example_in_the_readme(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_examples_of_the_readme(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(trained)
     picture = next(Path("data/sample/train").glob("*.jpg"))
@@ -230,16 +230,16 @@ def build_like(net: ActionNet) -> ActionNet:
     return copy.eval()
 
 
-def test_a_channel_that_fires_for_some_images() -> None:
+def test_activation_frequency_counts_images() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU())
     model[0].weight.data = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
     images = torch.stack([torch.full((1, 2, 2), value) for value in (1.0, 2.0, -1.0, 0.0)])
-    counts, seen = activation_counts(model, [images[:3], images[3:]], ["1"])
+    counts, seen = activation_frequency(model, [images[:3], images[3:]], ["1"])
     assert (counts["1"].tolist(), seen) == ([2, 1], 4)
 
 
-def test_tokens_become_maps_in_their_places() -> None:
-    tokens = torch.arange(11 * 4.0).reshape(1, 11, 4)  # two of other kinds before nine patches
+def test_patch_tokens_become_maps_in_their_places() -> None:
+    tokens = torch.arange(11 * 4.0).reshape(1, 11, 4)  # two other tokens before nine patches
     maps = as_maps({"blocks": tokens, "fc": tokens[:, 0], "conv": torch.ones(1, 4, 3, 2)})
     assert {name: tuple(value.shape) for name, value in maps.items()} == {
         "blocks": (4, 3, 3),
@@ -249,7 +249,7 @@ def test_tokens_become_maps_in_their_places() -> None:
     assert torch.equal(maps["blocks"][:, 1, 2], tokens[0, 2 + 1 * 3 + 2])
 
 
-def test_default_layers_are_those_that_there_are() -> None:
+def test_default_layers_are_those_that_the_model_has() -> None:
     names = ("base_model.layer1", "kernels:conv1", "relu1", "base_model.layer1.0.relu#2")
     assert existing_layers(ActionNet(2), names) == names
     assert existing_layers(nn.Sequential(OrderedDict(conv1=nn.Conv2d(3, 4, 3), relu1=nn.ReLU())), names) == names[1:3]

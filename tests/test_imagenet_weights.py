@@ -1,4 +1,4 @@
-"""Weights: the conversion gives the values it must, and no source leaves the program hanging or half a file."""
+"""ImageNet weights: the conversion is exact, and no source leaves the program hanging or a partial file."""
 
 import hashlib
 import http.server
@@ -24,7 +24,7 @@ from runtime.errors import InputError
 
 
 def random_keras(seed: int = 0) -> dict[str, np.ndarray]:
-    """Keras' arrays for every layer, of the real shapes, at random."""
+    """Random Keras arrays of the real shapes for every layer."""
     rng = np.random.default_rng(seed)
     shapes = {name: tuple(value.shape) for name, value in resnet50_with_stride_on("conv1").state_dict().items()}
     arrays = {"fc1000/kernel": rng.normal(size=(2048, 1000)), "fc1000/bias": rng.normal(size=1000)}
@@ -37,6 +37,11 @@ def random_keras(seed: int = 0) -> dict[str, np.ndarray]:
         for part in ("beta", "moving_mean"):
             arrays[f"{keras_bn}/{part}"] = rng.normal(size=out)
     return {name: value.astype(np.float32) for name, value in arrays.items()}
+
+
+def test_importing_the_module_imports_no_torchvision() -> None:
+    code = "import sys, backbones.imagenet_weights; sys.exit(not {'torchvision', 'timm'}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 
 
 def test_conversion_covers_every_tensor() -> None:
@@ -126,7 +131,7 @@ def serve(answer: bytes | None, stop_after: int | None = None) -> tuple[str, htt
     return f"http://127.0.0.1:{server.server_address[1]}", server
 
 
-def test_silent_server_is_given_up_in_ten_seconds(tmp_path: Path) -> None:
+def test_silent_server_is_abandoned_within_ten_seconds(tmp_path: Path) -> None:
     url, server = serve(None)
     start = time.perf_counter()
     with pytest.raises(OSError, match=r"no answer within|timed out"):
@@ -136,7 +141,7 @@ def test_silent_server_is_given_up_in_ten_seconds(tmp_path: Path) -> None:
     server.shutdown()
 
 
-def test_download_arrives_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_download_is_complete_or_absent(tmp_path: Path) -> None:
     content = os.urandom(100_000)
     url, server = serve(content)
     digest = hashlib.sha256(content).hexdigest()[:8]
@@ -148,7 +153,7 @@ def test_download_arrives_whole_or_not_at_all(tmp_path: Path) -> None:
     server.shutdown()
 
 
-def test_killed_download_leaves_nothing_that_would_be_used(tmp_path: Path) -> None:
+def test_killed_download_leaves_no_usable_file(tmp_path: Path) -> None:
     url, server = serve(os.urandom(3_000_000), stop_after=1_000_000)
     path = tmp_path / "net-12345678.pth"
     code = "import pathlib, sys; from backbones import imagenet_weights as weights; "
@@ -186,11 +191,11 @@ def test_damaged_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     path = tmp_path / "hub" / "checkpoints" / imagenet_weights.NPM_FILE
     path.parent.mkdir(parents=True)
     safetensors.torch.save_file(untrained.state, path, {"name": "x", "stride_on": "conv1", "sha256": "0" * 64})
-    with pytest.raises(InputError, match=r"is damaged: delete it and run again"):
+    with pytest.raises(InputError, match=r"damaged; delete it and run again"):
         imagenet_weights.load_weights()
 
 
-def test_own_file(tmp_path: Path, untrained: BackboneWeights) -> None:
+def test_state_dict_files_are_read_and_checked(tmp_path: Path, untrained: BackboneWeights) -> None:
     torch.save({"state_dict": {f"module.{k}": v for k, v in untrained.state.items()}}, tmp_path / "net.pth")
     loaded = imagenet_weights.load_weights(str(tmp_path / "net.pth"))
     assert loaded.name == "file net.pth"

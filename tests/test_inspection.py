@@ -1,4 +1,4 @@
-"""The numbers behind the pictures of layers, and what captum finds in a network that looks at one known place."""
+"""Statistics of layers, attributions that find a known place, and connections between layers."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def net(untrained: BackboneWeights) -> ActionNet:
 
 @pytest.fixture(scope="module")
 def seen(net: ActionNet) -> dict[str, Tensor]:
-    """What every layer puts out for one picture, and its logits under "logits"."""
+    """Outputs of every layer for one image, and its logits under "logits"."""
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode(), record(net, [*leaf_layers(net), "base_model"]) as acts:
         net(image)
@@ -62,7 +62,7 @@ def test_kernel_tiles_are_the_weights() -> None:
     assert torch.allclose(kernel_tiles(deep, "norm"), weight.square().sum(1).sqrt())
 
 
-def test_tiles_are_stretched_one_by_one() -> None:
+def test_kernel_tiles_are_scaled_one_by_one() -> None:
     tiles = torch.tensor([[[1.0, 3.0], [2.0, 1.0]], [[-10.0, 0.0], [10.0, 0.0]], [[4.0, 4.0], [4.0, 4.0]]])
     expected = [[[0, 1], [0.5, 0]], [[0, 0.5], [1, 0.5]], [[0.5, 0.5], [0.5, 0.5]]]
     assert torch.allclose(to_unit_range(tiles), torch.tensor(expected))
@@ -74,7 +74,7 @@ def test_most_active_channels_come_first() -> None:
     assert most_active(maps, 3) == [1, 3, 0]
 
 
-def test_scales_leave_outliers_out_but_not_much_else() -> None:
+def test_scales_clip_few_outliers() -> None:
     assert Scale.of(np.array([0.0, 1.0, 4.0])) == Scale("magma", 0, 4)
     assert Scale.of(np.array([-1.0, 4.0])) == Scale("RdBu_r", -4, 4)
     assert (Scale.of(np.zeros(3)).high, Scale.of(np.zeros(3)).range) == (1, "max 0")
@@ -84,7 +84,7 @@ def test_scales_leave_outliers_out_but_not_much_else() -> None:
 
 
 class PatchNet(nn.Module):
-    """Class 0 is how red the picture is, class 1 how blue; the convolution is frozen."""
+    """Logit 0 is how red the image is, logit 1 how blue; the convolution is frozen."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class PatchNet(nn.Module):
 
 
 def planted() -> Tensor:
-    """A picture with a red patch at the upper left and a blue one at the lower right."""
+    """An image with a red patch at the upper left and a blue one at the lower right."""
     image = torch.zeros(3, 28, 28)
     image[0, 4:12, 4:12] = 1
     image[2, 16:24, 16:24] = 1
@@ -137,7 +137,7 @@ def test_attributions_reach_through_the_frozen_backbone(net: ActionNet) -> None:
     assert attribution.integrated_gradients(net, image, [3]).abs().max() > 0
 
 
-def test_linked_columns_show_the_same_channels(net: ActionNet, seen: dict[str, Tensor]) -> None:
+def test_columns_connected_one_to_one_show_the_same_channels(net: ActionNet, seen: dict[str, Tensor]) -> None:
     specs = ["kernels:base_model.layer1.0.conv2", "base_model.layer1.0.relu#2", "base_model", "kernels:conv1", "conv1",
              "relu1", "kernels:conv2", "relu2"]  # fmt: skip
     columns = make_columns(net, specs, seen, rows=5)
@@ -162,28 +162,28 @@ def test_linked_columns_show_the_same_channels(net: ActionNet, seen: dict[str, T
         (("relu1#2",), r"layer relu1#2: called only 1 times"),
     ],
 )
-def test_columns_stand_in_the_order_of_the_network(
+def test_columns_must_follow_the_order_of_the_network(
     net: ActionNet, seen: dict[str, Tensor], specs: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         make_columns(net, specs, seen, rows=5)
 
 
-def test_the_same_maps_by_two_names_are_linked_one_to_one(net: ActionNet, seen: dict[str, Tensor]) -> None:
+def test_one_output_under_two_names_is_connected_one_to_one(net: ActionNet, seen: dict[str, Tensor]) -> None:
     columns = make_columns(net, ["base_model.layer4.2.relu#3", "base_model"], seen, rows=4)
     assert torch.equal(columns[0].maps, columns[1].maps)
     assert connect(net, *columns, seen).one_to_one
     assert contributions(net, columns[-1], seen) is None  # the head lies between it and the classes
 
 
-def test_contributions_add_up_to_the_logits(net: ActionNet, seen: dict[str, Tensor]) -> None:
+def test_logit_contributions_add_up_to_the_logits(net: ActionNet, seen: dict[str, Tensor]) -> None:
     columns = make_columns(net, ["relu2"], seen, rows=256)
     logits = contributions(net, columns[-1], seen).sum(axis=1) + net.fc.bias.detach().numpy()
     assert logits == pytest.approx(seen["fc"][:, 0, 0].numpy(), abs=1e-5)
     assert contributions(net, make_columns(net, ["relu1"], seen, rows=5)[-1], seen) is None
 
 
-def test_stages_hold_every_parameter_once(net: ActionNet) -> None:
+def test_stages_of_the_drawing_hold_every_parameter_once(net: ActionNet) -> None:
     rows = stages(net, 64)
     assert sum(row["parameters"] for row in rows) == sum(parameter.numel() for parameter in net.parameters())
     assert sum(row["trained"] for row in rows) == sum(parameter.numel() for parameter in net.trained_parameters()[0])

@@ -1,4 +1,4 @@
-"""Networks of timm and torchvision before the head: the library's own maps, in their places."""
+"""Backbones of timm and torchvision: the library's own feature maps, in their places."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.2
 
 
 @pytest.mark.parametrize(
-    ("name", "channels", "side", "half", "layout"),  # half: whether it wants a mean and a deviation of one half
+    ("name", "channels", "side", "half", "layout"),  # half: whether it normalises by mean and deviation 0.5
     [
         ("resnet18", 512, 2, False, "maps"),
         ("convnext_atto", 320, 2, False, "maps"),
@@ -32,7 +32,7 @@ MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.2
         ("swin_tiny_patch4_window7_224", 768, 2, False, "rows"),
     ],
 )
-def test_maps_are_timms_own(name: str, channels: int, side: int, half: bool, layout: str) -> None:
+def test_feature_maps_equal_timms_own(name: str, channels: int, side: int, half: bool, layout: str) -> None:
     backbone = LibraryBackbone(name, 64)
     assert (backbone.channels, backbone.side) == (channels, side)
     with torch.inference_mode():
@@ -45,7 +45,7 @@ def test_maps_are_timms_own(name: str, channels: int, side: int, half: bool, lay
         torch.testing.assert_close(maps[:, :, row, column], there, rtol=1e-4, atol=1e-5)
 
 
-def test_a_resnet50_of_another_library_gives_the_maps_of_ours(untrained: BackboneWeights, tmp_path: Path) -> None:
+def test_timms_resnet50_gives_the_feature_maps_of_torchvisions(untrained: BackboneWeights, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     safetensors.torch.save_file(untrained.state, path)
     ours, images = build_model(untrained, 3).eval(), (IMAGES - MEAN) / STD
@@ -60,7 +60,7 @@ def test_a_resnet50_of_another_library_gives_the_maps_of_ours(untrained: Backbon
 
 
 @pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_openvino_gives_pytorchs_maps_of_others_too(name: str) -> None:
+def test_openvino_agrees_with_pytorch_on_other_backbones(name: str) -> None:
     backbone, cpu = LibraryBackbone(name, 64), torch.device("cpu")
     images = (IMAGES * 255).byte()
     ways = [make_engine(backbone, cpu, "fp32", 64, count) for count in (1, 1000)]
@@ -69,16 +69,16 @@ def test_openvino_gives_pytorchs_maps_of_others_too(name: str) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=1e-3 * one.abs().max().item())
 
 
-def test_what_openvino_does_not_convert_runs_in_pytorch(capsys: pytest.CaptureFixture) -> None:
+def test_pytorch_runs_what_openvino_cannot_convert(capsys: pytest.CaptureFixture) -> None:
     class Odd(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.linalg.eigvals(images).real
 
     assert type(make_engine(Odd(), torch.device("cpu"), "fp32", 64, 1000)) is TorchEngine
-    assert "note: PyTorch runs the backbone, since OpenVINO does not convert it (" in capsys.readouterr().out
+    assert "note: OpenVINO cannot convert the backbone (" in capsys.readouterr().out
 
 
-def test_a_transformer_of_torchvision() -> None:
+def test_torchvisions_transformer_gives_its_patch_tokens() -> None:
     backbone = LibraryBackbone("torchvision/vit_b_32", 224)
     own, images = get_model("vit_b_32").eval(), torch.rand(1, 3, 224, 224)
     own.load_state_dict({**own.state_dict(), **backbone.body.state_dict()})
@@ -87,13 +87,13 @@ def test_a_transformer_of_torchvision() -> None:
         torch.testing.assert_close(backbone(images)[0, :, 2, 3], tokens[0, 1 + 2 * 7 + 3], rtol=1e-4, atol=1e-5)
 
 
-def test_weights_are_the_same_each_time_and_say_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_weights_are_repeatable_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = (load_library_weights("resnet18", "random", 64) for _ in range(2))
     assert one.sha256 == other.sha256
     assert one.name == "random weights (resnet18, untrained, seed 0)"
     like, unlike = (load_library_weights(f"{kind}_tiny_patch16_224", "random", 64) for kind in ("vit", "deit"))
     assert all(torch.equal(value, unlike.state[key]) for key, value in like.state.items())
-    assert like.sha256 != unlike.sha256  # they want other colours, and so have other maps
+    assert like.sha256 != unlike.sha256  # they normalise colours differently, and so have other feature maps
 
     def refuse(*arguments: object, pretrained: bool, **options: object) -> None:
         if pretrained:
@@ -103,7 +103,7 @@ def test_weights_are_the_same_each_time_and_say_what_they_are(monkeypatch: pytes
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(
-        WeightsUnavailable, match=r"^no weights for resnet18 could be had \(no route to the hub\)\. .*FILE"
+        WeightsUnavailable, match=r"^weights for resnet18 are not available \(no route to the hub\)\. .*FILE"
     ):
         load_library_weights("resnet18", "auto", 64)
 
@@ -111,21 +111,21 @@ def test_weights_are_the_same_each_time_and_say_what_they_are(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("name", "source", "size", "words"),
     [
-        ("resnet1", "random", 64, r"--backbone resnet1: timm has none of that name; alike: "),
-        ("torchvision/resnet1", "random", 64, r"torchvision/resnet1: torchvision has none"),
-        ("torchvision/fcn_resnet50", "random", 64, r"torchvision has none"),
-        ("torchvision/vit_b_32", "random", 64, r"takes no pictures of 64 pixels \(Wrong image height"),
-        ("resnet18", "random", 32, r"puts out \(512, 1, 1\), and square maps are needed"),
-        ("resnet18", "v2", 64, r"--weights v2: goes with ResNet-50"),
+        ("resnet1", "random", 64, r"--backbone resnet1: timm has no model of that name; similar: "),
+        ("torchvision/resnet1", "random", 64, r"torchvision/resnet1: torchvision has no such model"),
+        ("torchvision/fcn_resnet50", "random", 64, r"torchvision has no such model"),
+        ("torchvision/vit_b_32", "random", 64, r"cannot take images of 64 pixels \(Wrong image height"),
+        ("resnet18", "random", 32, r"outputs \(512, 1, 1\); square feature maps are needed"),
+        ("resnet18", "v2", 64, r"--weights v2: is for ResNet-50"),
         ("resnet18", "nowhere.pth", 64, r"nowhere.pth: no such file"),
     ],
 )
-def test_what_cannot_be_had(name: str, source: str, size: int, words: str) -> None:
+def test_unavailable_backbones_are_named(name: str, source: str, size: int, words: str) -> None:
     with pytest.raises(InputError, match=words):
         load_library_weights(name, source, size)
 
 
-def test_a_state_of_another_network(untrained: BackboneWeights, tmp_path: Path) -> None:
+def test_state_dict_of_another_network_is_refused(untrained: BackboneWeights, tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
     torch.save(untrained.state, path)
     with pytest.raises(
@@ -138,7 +138,9 @@ def test_a_state_of_another_network(untrained: BackboneWeights, tmp_path: Path) 
         train.main(train.Args(backbone="resnet18", unfreeze="layer4"))
 
 
-def test_from_training_to_pictures(kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_backbone_trains_predicts_and_is_visualised(
+    kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     about = {"weights": "random", "backbone": "vit_tiny_patch16_224", "image_size": 64, "precision": "fp32"}
     train.main(train.Args(data=kaggle, run="a", epochs=2, views=1, **about))
