@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
 from backbones.imagenet_weights import BackboneWeights
-from hooks import activation_frequency, as_maps, existing_layers, find_layer, friendly, leaf_layers, record
+from hooks import activation_frequency, record
+from inspection.layer_names import as_maps, existing_layers, find_layer, friendly, leaf_layers
 from model import ActionNet, build_model
 from runtime.errors import InputError
 
@@ -194,7 +195,7 @@ def test_unknown_names_suggest_similar_ones(net: ActionNet, images: Tensor) -> N
         find_layer(net, "relu#0")
     with record(net, ["fc"]) as acts:
         net(images)
-    with pytest.raises(InputError, match=r"layer conv2: not recorded; there are fc"):
+    with pytest.raises(InputError, match=r"layer conv2: not recorded; recorded layers: fc"):
         acts["conv2"]
 
 

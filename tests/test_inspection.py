@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from backbones.imagenet_weights import BackboneWeights
 from figures.connections import connect, contributions, make_columns
-from figures.network import stages
+from figures.network import stage_layers, stages
 from figures.page import Scale
-from hooks import as_maps, leaf_layers, record
+from hooks import layer_shapes, record
 from inspection import attribution
+from inspection.layer_names import as_maps, leaf_layers
 from inspection.layer_stats import activity, histogram, kernel_tiles, most_active, to_unit_range
 from model import ActionNet, build_model
 from runtime.errors import InputError
@@ -184,7 +185,7 @@ def test_logit_contributions_add_up_to_the_logits(net: ActionNet, seen: dict[str
 
 
 def test_stages_of_the_drawing_hold_every_parameter_once(net: ActionNet) -> None:
-    rows = stages(net, 64)
+    rows = stages(net, layer_shapes(net, torch.zeros(1, 3, 64, 64), stage_layers(net)))
     assert sum(row["parameters"] for row in rows) == sum(parameter.numel() for parameter in net.parameters())
     assert sum(row["trained"] for row in rows) == sum(parameter.numel() for parameter in net.trained_parameters()[0])
     by_name = {row["name"]: row for row in rows}

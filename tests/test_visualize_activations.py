@@ -15,15 +15,16 @@ from PIL import Image
 import train
 import visualize_activations as grids
 from dataset import EvalTransform, load_image, normalise
-from figures import comparison as comparison_pages
+from figures import comparison as comparison_figures
 from figures import connections
-from figures import example as example_pages
-from figures import grid as grid_page
-from figures import layers as layer_pages
-from figures import network as network_page
-from figures.example import Attribution, Prediction
-from hooks import as_maps, leaf_layers, record
-from inspection.examples import file_example
+from figures import example as example_figures
+from figures import grid as grid_figure
+from figures import layers as layer_figures
+from figures import network as network_figure
+from figures.example import Attribution
+from hooks import layer_shapes, record
+from inspection.examples import Prediction, file_example
+from inspection.layer_names import as_maps, leaf_layers
 from inspection.layer_stats import histogram
 from model import ActionNet
 from runtime.errors import InputError
@@ -143,7 +144,12 @@ def test_network_drawing_is_up_to_date(work: Path) -> None:
     """The committed results/network.png and .json are what the model gives today."""
     grids.main(grids.Args(network=True, results=Path("drawn")))
     fresh = json.loads(Path("drawn/network.json").read_text())
-    assert fresh["stages"] == network_page.stages(ActionNet(15), IMAGE_SIZE)
+    model = ActionNet(15)
+    shapes = layer_shapes(model, torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE), network_figure.stage_layers(model))
+    assert fresh["stages"] == network_figure.stages(model, shapes)
+    names = [stage["name"] for stage in fresh["stages"]]
+    assert names[0] == "base_model.conv1"
+    assert len(set(names)) == len(names)
     assert fresh == json.loads((REPOSITORY / "results/network.json").read_text())
     old, new = (Image.open(folder / "network.png") for folder in (REPOSITORY / "results", Path("drawn")))
     assert old.size == new.size
@@ -155,17 +161,17 @@ def test_network_drawing_is_up_to_date(work: Path) -> None:
     [
         ({"network": True, "dead_units": 3}, r"--dead-units and --network draw different pages"),
         ({"index": (1,), "seed": 1}, r"--index and --seed both choose what to draw"),
-        ({"images": (Path("a.jpg"),), "network": True}, r"pictures have no meaning with --network; leave them out"),
+        ({"images": (Path("a.jpg"),), "network": True}, r"images have no meaning with --network; leave them out"),
         ({"columns": ("relu1",), "dead_units": 3}, r"--columns has no meaning with --dead-units; leave it out"),
         ({"rows": 11}, r"--rows 11: must be 1 to 10"),
         ({"images": (Path("nowhere.jpg"),)}, r"nowhere.jpg: no such file"),
         (
             {"index": (1,), "columns": ("base_model.layer1.0.relu",)},
-            r"called 3 times in a forward pass; say which: .*#1",
+            r"called 3 times in a forward pass; give one of .*#1",
         ),
         ({"index": (1,), "columns": ("kernels:relu1",)}, r"kernels:relu1: ReLU has no kernels"),
-        ({"index": (1,), "columns": ("fc",)}, r"layer fc: puts out single values"),
-        ({"index": (1, 1)}, r"two of the pictures have one name"),
+        ({"index": (1,), "columns": ("fc",)}, r"layer fc: outputs single values, not maps"),
+        ({"index": (1, 1)}, r"two of the images have one name"),
     ],
 )
 def test_wrong_input_is_named(work: Path, options: dict, message: str) -> None:
@@ -191,7 +197,7 @@ def test_nothing_overlaps_with_long_names_many_classes_or_odd_images(
     names = [f"class number {number} with a name that is $long$ and goes on" for number in range(classes)]
     folder = Path("a folder with a long name of its own") / "and another one below it, long too"
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "a picture whose name goes on $_{ and on and on.png"
+    file = folder / "an image whose name goes on $_{ and on and on.png"
     picture(3, size).save(file)
     model = ActionNet(classes).eval()
     example = file_example(file, 64)
@@ -199,27 +205,27 @@ def test_nothing_overlaps_with_long_names_many_classes_or_odd_images(
         probabilities = model(example.input[None])[0].softmax(0).numpy()
     true = None if true_rank is None else names[np.argsort(-probabilities, kind="stable")[true_rank]]
     example = file_example(file, 64, true)
-    answer, acts = Prediction(example, names, probabilities), as_maps(recorded)
+    prediction, acts = Prediction(example, names, probabilities), as_maps(recorded)
     detail = (
         "A dataset with quite a long name · run 2026-11-22_20-17-54, epoch 14 · Keras ResNet-50 ImageNet (npm resnet)"
     )
     shown = {layer: acts[layer] for layer in ("base_model.conv1", "base_model", "conv1", "relu1", "relu2")}
     ways = [Attribution(names[k], "predicted and true", 0.5, dict.fromkeys("abc", np.eye(64))) for k in (0, 1)]
     stats = {kind: {layer: histogram(maps) for layer, maps in shown.items()} for kind in ("activations", "gradients")}
-    example_pages.original(Path("p/original.png"), answer, detail)
-    example_pages.probabilities(Path("p/probabilities.png"), answer, detail)
-    example_pages.attributions(Path("p/cam.png"), answer, ways, detail)
-    example_pages.overview(Path("p/overview.png"), answer, model, shown, ways, stats, detail)
-    about = f"{example.label} · {answer.words} · {detail}"
-    layer_pages.vector(Path("p/fc.png"), "fc", about, acts["fc"][:, 0, 0].numpy(), names)
-    layer_pages.histograms(Path("p/histograms.png"), "Values", about, stats["gradients"], "gradients")
+    example_figures.original(Path("p/original.png"), prediction, detail)
+    example_figures.probabilities(Path("p/probabilities.png"), prediction, detail)
+    example_figures.attributions(Path("p/cam.png"), prediction, ways, detail)
+    example_figures.overview(Path("p/overview.png"), prediction, model, shown, ways, stats, detail)
+    about = f"{example.label} · {prediction.summary} · {detail}"
+    layer_figures.vector(Path("p/fc.png"), "fc", about, acts["fc"][:, 0, 0].numpy(), names)
+    layer_figures.histograms(Path("p/histograms.png"), "Values", about, stats["gradients"], "gradients")
     chosen = connections.make_columns(model, columns, acts, rows)
-    grid_page.grid(Path("p/grid.png"), answer, model, chosen, acts, detail)
-    comparison_pages.compare(Path("p/compare.png"), [answer, answer], [shown, shown], model, detail)
+    grid_figure.grid(Path("p/grid.png"), prediction, model, chosen, acts, detail)
+    comparison_figures.compare(Path("p/compare.png"), [prediction, prediction], [shown, shown], model, detail)
     chosen = [column for column in chosen if not column.layer.startswith("base_model")]
     tiles = {column.spec: connections.shown_values(column, column.maps).numpy() for column in chosen}
     way = {column.layer: [0.0, 1.0] for column in chosen if column.is_kernels}
-    comparison_pages.training(Path("p/way.png"), [answer] * 2, chosen, [tiles] * 2, way, [0, 1], detail)
+    comparison_figures.training(Path("p/way.png"), [prediction] * 2, chosen, [tiles] * 2, way, [0, 1], detail)
     if true is not None:
         for most in (1, 9, 13):
-            assert names.index(true) in example_pages.shown_classes(answer, most)
+            assert names.index(true) in example_figures.shown_classes(prediction, most)
