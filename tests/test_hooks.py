@@ -6,6 +6,7 @@ import weakref
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -215,14 +216,19 @@ def test_dead_channels_have_frequency_zero(net: ActionNet, images: Tensor) -> No
     assert counts["relu2"][7] == 2
 
 
-def test_python_examples_of_the_readme(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def test_python_examples_of_the_documents(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of Python in README and design runs; what it recorded or dumped has the right shape."""
     monkeypatch.chdir(trained)
-    picture = next(Path("data/sample/train").glob("*.jpg"))
+    image = next(Path("data/sample/train").glob("*.jpg"))
     names = {}
-    exec(code.replace("results/RUN", "results/a").replace("A.jpg", picture.as_posix()), names)
+    for document in ("README.md", "docs/design.md"):
+        text = (REPOSITORY / document).read_text(encoding="utf-8")
+        for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            exec(code.replace("results/RUN", "results/a").replace("A.jpg", image.as_posix()), names)
     for layer, shape in (("base_model_layer1_block1_relu2", (1, 64, 16, 16)), ("relu2", (1, 256, 2, 2))):
         assert names["acts"][layer].shape == names["acts"].gradients[layer].shape == shape
+    assert np.load("activations/activation_pass0_layer_layer4.npy").shape == (512, 7, 7)
+    assert Path("activations/kernels_pass0_layer_conv1.png").exists()
 
 
 def build_like(net: ActionNet) -> ActionNet:
