@@ -32,9 +32,11 @@ class Recording(dict[str, Tensor]):
 
     Attributes:
         gradients: the same for gradients of these outputs that `backward` computed, where they were asked for.
+        step: number of the model's latest forward pass, from 0; -1 before the first.
     """
 
     gradients: "Recording"
+    step: int = -1
 
     def __missing__(self, name: str) -> Tensor:
         for layer in self:
@@ -51,7 +53,11 @@ def to_cpu(output: Tensor) -> Tensor:
 
 @contextmanager
 def record(
-    model: nn.Module, layers: Iterable[str], gradients: bool = False, keep: Callable[[Tensor], Tensor] = to_cpu
+    model: nn.Module,
+    layers: Iterable[str],
+    gradients: bool = False,
+    keep: Callable[[Tensor], Tensor] = to_cpu,
+    every: int = 1,
 ) -> Iterator[Recording]:
     """Records the layers' outputs; every forward pass of `model` within the block fills the recording anew.
 
@@ -63,6 +69,7 @@ def record(
         gradients: also record gradients of the outputs. Behind a frozen layer they exist only where the input itself
             requires one (`images.requires_grad_()`).
         keep: what is kept of an output; for a large dataset something smaller than the copy.
+        every: record the forward passes 0, every, 2 * every, …; the others leave the recording as it is.
 
     Raises: InputError where the model has no such layer, or at the end of the block no such call of it.
     """
@@ -73,16 +80,18 @@ def record(
     acts.gradients = Recording()
 
     def begin(*_: object) -> None:
-        acts.clear()
-        acts.gradients.clear()
-        calls.clear()
+        acts.step += 1
+        if acts.step % every == 0:
+            acts.clear()
+            acts.gradients = Recording()  # a later `backward` of an earlier pass still fills the earlier one
+            calls.clear()
 
     with ExitStack() as stack:
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
         stack.callback(remove, handles := [model.register_forward_pre_hook(begin)])
         for name, numbers in wanted.items():
-            hook = make_hook(name, numbers, acts, calls, gradients, keep)
+            hook = make_hook(name, numbers, acts, calls, gradients, keep, every)
             handles.append(model.get_submodule(name).register_forward_hook(hook))
         yield acts
         for name, numbers in wanted.items():
@@ -102,10 +111,13 @@ def make_hook(
     calls: Counter[str],
     gradients: bool,
     keep: Callable[[Tensor], Tensor],
+    every: int,
 ) -> Callable[[nn.Module, tuple, Any], None]:
     """A forward hook that records the calls `numbers` (0: every one) of the layer `name`."""
 
     def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
+        if acts.step % every:
+            return
         tensor = first_tensor(output)
         if tensor is None:
             raise InputError(f"layer {name}: outputs {type(output).__name__} without a tensor; leave it out")
@@ -120,9 +132,11 @@ def make_hook(
             return
         acts[name if call == 1 else f"{name}#{call}"] = keep(tensor)
         if gradients and tensor.requires_grad:
+            recorded = acts.gradients
+
             # The call's final name is known only after the forward pass, hence the look at `calls`.
             def keep_gradient(gradient: Tensor) -> None:
-                acts.gradients[f"{name}#{call}" if calls[name] > 1 else name] = keep(gradient)
+                recorded[f"{name}#{call}" if calls[name] > 1 else name] = keep(gradient)
 
             tensor.register_hook(keep_gradient)
 
@@ -146,7 +160,11 @@ def dump(
     every: int = 1,
     prefix: str = "pass{}",
     gradients: bool = False,
-    **style: Any,
+    channels: Sequence[int] = (),
+    tiles: int = 24,
+    kernels: KernelView = "norm",
+    classes: Sequence[str] = (),
+    detail: str = "",
 ) -> Iterator[Recording]:
     """Plots the layers in every forward pass of `model` within the block, for the first image of the batch.
 
@@ -156,39 +174,44 @@ def dump(
         histograms_<prefix>.png, .json               of the activations of each layer
 
     Args:
-        layers: dotted or friendly names; None: all layers without children.
+        layers: dotted or friendly names; None: all without children.
         every: plot the forward passes 0, every, 2 * every, …
         prefix: part of the file names; {} becomes the number of the pass. Without {}, each pass overwrites the last.
         gradients: also record gradients (see `record`, whose word on modes, hooks and outputs holds here too).
-        style: options of `write_plots`.
+        channels: those to plot where a layer has them, instead of the `tiles` most active ones.
+        kernels: see `inspection.layer_stats.kernel_tiles`.
+        classes: names of the outputs of a linear layer with as many.
+        detail: second line of every plot.
 
     Yields: the recording of the latest plotted pass, batch size 1.
 
-    Raises: InputError as `record`, or on a wrong `every` or `prefix`.
+    Raises: InputError as `record`, on a wrong option, or in a pass where no layer has an output to plot.
     """
-    if every < 1:
-        raise InputError(f"every={every}: must be 1 or more")
-    if Path(prefix).name != prefix:
-        raise InputError(f"prefix={prefix!r}: must be part of a file name; give the folder as folder=")
-    step = 0
-
-    def keep(output: Tensor) -> Tensor:
-        if step % every:
-            return output.new_empty(0)
-        return to_cpu(output[:1] if output.dim() else output[None])
+    names = leaf_layers(model) if layers is None else list(layers)
+    check_options(names, every, prefix, tiles)
+    style = {"channels": channels, "tiles": tiles, "kernels": kernels, "classes": classes, "detail": detail}
 
     def plot(*_: object) -> None:
-        nonlocal step
-        if step % every == 0 and is_main():
-            write_plots(Path(folder), prefix.replace("{}", str(step)), model, acts, **style)
-        step += 1
+        if acts.step % every == 0 and is_main():
+            write_plots(Path(folder), prefix.replace("{}", str(acts.step)), model, acts, **style)
 
-    with record(model, leaf_layers(model) if layers is None else layers, gradients, keep) as acts:
-        handle = model.register_forward_hook(plot)
-        try:
-            yield acts
-        finally:
-            handle.remove()
+    with record(model, names, gradients, first_image, every) as acts, model.register_forward_hook(plot):
+        yield acts
+
+
+def check_options(names: Sequence[str], every: int, prefix: str, tiles: int) -> None:
+    if not names:
+        raise InputError("layers: none to plot; name one, or put a model without child modules into nn.Sequential")
+    if every < 1 or tiles < 1:
+        raise InputError(f"every={every}, tiles={tiles}: both must be 1 or more")
+    if Path(prefix).name != prefix:
+        raise InputError(f"prefix={prefix!r}: must be part of a file name; give the folder as folder=")
+
+
+def first_image(output: Tensor) -> Tensor:
+    """A copy of a batch's first output, with the batch dimension; the magnitude of complex values."""
+    first = output[:1] if output.dim() else output[None]
+    return to_cpu(first.abs() if first.is_complex() else first)
 
 
 def write_plots(
@@ -197,32 +220,26 @@ def write_plots(
     model: nn.Module,
     acts: Mapping[str, Tensor],
     *,
-    channels: Sequence[int] = (),
-    tiles: int = 24,
-    kernels: KernelView = "norm",
-    classes: Sequence[str] = (),
-    detail: str = "",
+    channels: Sequence[int],
+    tiles: int,
+    kernels: KernelView,
+    classes: Sequence[str],
+    detail: str,
 ) -> None:
-    """Writes the files of one forward pass; see `dump`.
-
-    Args:
-        channels: those to plot where a layer has them, instead of the most active ones.
-        tiles: how many of the most active channels to plot.
-        kernels: see `inspection.layer_stats.kernel_tiles`.
-        classes: names of the outputs of a linear layer with as many.
-        detail: second line of every plot.
-    """
+    """Writes the files of one forward pass; see `dump`."""
     from figures import layers as plots  # matplotlib takes a second, and recording does without
 
-    maps = as_maps(acts)
+    maps = as_maps({layer: output for layer, output in acts.items() if len(output)})
+    if not maps:
+        raise InputError(f"{folder}, {prefix}: nothing to plot; name layers that are called, give a batch with images")
     stats = {layer: histogram(values) for layer, values in maps.items()}
     plots.histograms(folder / f"histograms_{prefix}.png", "Activation values by layer", detail, stats, "activations")
     for layer, values in tqdm(maps.items(), "plot layers", unit=" layers", leave=False, disable=len(maps) < 30):
         module, name = module_of(model, layer), f"{prefix}_layer_{friendly(layer)}"
         heading = f"{layer} · {describe_layer(module)} · {' × '.join(map(str, values.shape))}"
         path = folder / f"activation_{name}.png"
-        if classes and isinstance(module, nn.Linear) and module.out_features == len(classes):
-            plots.logits(path, heading, detail, values[:, 0, 0].numpy(), classes)
+        if isinstance(module, nn.Linear) and values.shape == (len(classes), 1, 1):
+            plots.logits(path, heading, detail, values[:, 0, 0].float().numpy(), classes)
             continue
         shown = shown_channels(values, channels, tiles)
         order = "as chosen" if set(shown) <= set(channels) else "most active first"
@@ -234,7 +251,7 @@ def write_plots(
 
 def shown_channels(maps: Tensor, channels: Sequence[int], tiles: int) -> list[int]:
     """The given channels, as far as maps (C, h, w) have them, else the `tiles` most active ones."""
-    there = [channel for channel in dict.fromkeys(channels) if channel < len(maps)]
+    there = [channel for channel in dict.fromkeys(channels) if 0 <= channel < len(maps)]
     return there or most_active(maps, tiles)
 
 

@@ -27,7 +27,11 @@ THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # of confidence, in metrics.j
 
 
 def prediction_rows(samples: Sequence[Sample], probabilities: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """For each image its name, true and predicted class, probability and the five most probable classes."""
+    """For each image its name, true and predicted class, probability and the five most probable classes.
+
+    Args:
+        probabilities: (N, K), a row per sample.
+    """
     indices = probabilities.argsort(dim=1, descending=True, stable=True)[:, :TOP]  # of equal ones, the first
     values = probabilities.gather(1, indices)
     rows = []
@@ -156,8 +160,8 @@ class EvaluationReport:
         write_csv(self.folder / "label_issues.csv", table, columns)
         worst = [self.rows[index] for index in found[:MISTAKES]]
         if worst:
-            title = f"{self.title}\nsuspected label errors, the least probable label first"
-            curves.predictions(worst, title, self.folder / "label_issues.png", given="label")
+            title = "Suspected label errors, the least probable label first"
+            curves.predictions(worst, title, self.title, self.folder / "label_issues.png", given="label")
         return len(found)
 
     def write_tables(self, values: dict[str, Any]) -> None:
@@ -180,9 +184,9 @@ class EvaluationReport:
         for row in (self.rows[index] for index in chosen):
             (more if row["true"] in {other["true"] for other in first} else first).append(row)
         for name, picked, what in (
-            ("pred", (first + more)[:PANELS], "sample predictions"),
-            ("mistakes", self.mistakes[:MISTAKES], "most confident mistakes"),
+            ("pred", (first + more)[:PANELS], "Sample predictions"),
+            ("mistakes", self.mistakes[:MISTAKES], "Most confident mistakes"),
         ):
             if picked:
-                curves.predictions(picked, f"{self.title}\n{what}", self.folder / f"{name}.png")
+                curves.predictions(picked, what, self.title, self.folder / f"{name}.png")
             write_json(self.folder / f"{name}.json", [{k: v for k, v in row.items() if k != "path"} for row in picked])

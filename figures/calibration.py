@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from dataset import load_image
-from figures.curves import TRAIN, VAL, plain, save
+from figures.curves import TRAIN, VAL, fit_image, save
+from figures.page import Page, wrap_text
+from runtime.text import shorten
 
 FEW = 10  # images, too few for a reliable accuracy
 
@@ -29,17 +30,18 @@ def reliability_and_coverage(
     for axes, (name, bins) in zip(diagrams, kinds.items(), strict=True):
         reliability(axes, bins)
         axes.set_title(name, fontsize="medium")
-    last.plot(curve[:, 0], curve[:, 2], color=TRAIN, label="accuracy of predictions above the threshold")
-    last.plot(curve[:, 0], curve[:, 1], color=VAL, label="coverage: share of images above it")
+    last.plot(curve[:, 0], curve[:, 2], color=TRAIN, label="accuracy above the threshold")
+    last.plot(curve[:, 0], curve[:, 1], color=VAL, label="coverage (share of images)")
     last.set(xlabel="confidence threshold", xlim=(0, 1), ylim=(0, 1.02))
     last.set_title("accuracy and coverage by confidence threshold", fontsize="medium")
-    last.legend()
-    figure.legend(*diagrams[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
+    style = {"frameon": False, "columnspacing": 1.4}
+    figure.legend(*diagrams[0].get_legend_handles_labels(), loc="outside lower left", ncols=5, **style)
+    figure.legend(*last.get_legend_handles_labels(), loc="outside lower right", ncols=2, **style)
     for axes in (*diagrams, last):
         axes.grid(alpha=0.25)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    plain(figure.suptitle(title))
+    figure.suptitle(title, parse_math=False)
     save(figure, path)
 
 
@@ -57,25 +59,38 @@ def reliability(axes: Axes, bins: list[dict[str, float]]) -> None:
     axes.bar(0, 0, facecolor="none", edgecolor=VAL, hatch="////", linewidth=0, label="gap to mean confidence")
     centres = [(row["from"] + row["to"]) / 2 for row in bins]
     axes.plot(centres, [row["n"] / total for row in bins], ".-", color="0.25", label="share of images")
-    axes.plot((0, 1), (0, 1), "--", color="0.5")
+    axes.plot((0, 1), (0, 1), "--", color="0.5", label="perfect calibration")
     axes.set(xlabel="confidence (highest probability)", xlim=(0, 1), ylim=(0, 1.02))
 
 
 def confused_pairs(
-    pairs: Sequence[dict[str, Any]], images: Sequence[Sequence[dict[str, Any]]], title: str, path: Path
+    pairs: Sequence[dict[str, Any]], examples: Sequence[Sequence[dict[str, Any]]], detail: str, path: Path
 ) -> None:
-    """A line per pair of classes (`evaluation.calibration.confused_pairs`): images of one predicted as the other."""
-    most = max(3, *(len(rows) for rows in images))
-    figure = Figure(figsize=(2.6 * most, 2.9 * len(pairs) + 0.8), layout="constrained")
-    plain(figure.suptitle(title))
-    for pair, rows, line in zip(pairs, images, figure.subfigures(len(pairs), 1, squeeze=False)[:, 0], strict=True):
+    """A line per pair of classes (`evaluation.calibration.confused_pairs`): images of one predicted as the other.
+
+    Args:
+        examples: for each pair its images, each with `path`, `true`, `predicted` and `probability`.
+    """
+    size, gap = 2.4, 0.2
+    images = [[fit_image(row["path"], size, size) for row in line] for line in examples]
+    width = 0.3 + max(3, *map(len, images)) * (size + gap)
+    headings = []
+    for pair in pairs:
         (first, second), (there, back) = pair["classes"], pair["n"]
         words = f"{first} predicted as {second}: {there}, {second} as {first}: {back}, of {pair['of']} images"
-        plain(line.suptitle(words, fontsize="medium", weight="bold"))
-        for axes, row in zip(line.subplots(1, most, squeeze=False)[0], [*rows, *[None] * most], strict=False):
-            axes.set_axis_off()
-            if row:
-                axes.imshow(load_image(row["path"]))
-                words = f"{row['true']},\npredicted {row['predicted']} {row['probability']:.0%}"
-                plain(axes.set_title(words, fontsize="small"))
-    save(figure, path)
+        headings.append(wrap_text(words, width - 0.5, 9.7))  # bold letters are wider
+    tops = [0.2 * (1 + words.count("\n")) for words in headings]
+    tallest = [max((height for *_, height in line), default=0.0) for line in images]
+    page = Page(width, 0.95 + sum(tops) + sum(tallest) + 0.7 * len(pairs))
+    page.title("Most confused pairs of classes", detail)
+    y = 0.95
+    for words, line, pixels, top, high in zip(headings, examples, images, tops, tallest, strict=True):
+        page.text(0.25, y, words, 9, weight="bold")
+        y += top
+        for place, (row, image) in enumerate(zip(line, pixels, strict=True)):
+            x = 0.25 + place * (size + gap)
+            predicted = f"predicted: {shorten(row['predicted'], 20)} ({row['probability']:.0%})"
+            page.text(x, y, f"true: {shorten(row['true'], 20)}\n{predicted}", 8)
+            page.image(x, y + 0.38, image[1], image[2], image[0])
+        y += high + 0.7
+    page.save(path)

@@ -6,24 +6,20 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dataset import load_image
+from figures.example import OTHER, RIGHT, WRONG
+from figures.page import DPI, Page, bars
 from runtime.files import write_atomically
+from runtime.text import shorten
 
-TRAIN, VAL, RIGHT, WRONG = "#4c72b0", "#dd8452", "#3a923a", "#c03d3e"
+TRAIN, VAL = "#4c72b0", "#dd8452"
 
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG atomically; needs no display."""
     write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=120, bbox_inches="tight"))
-
-
-def plain(text: Text) -> Text:
-    """Draws a text with names in it as it stands, not as mathematics."""
-    text.set_parse_math(False)
-    return text
 
 
 def learning_curves(history: Sequence[dict[str, Any]], best: int, title: str, path: Path) -> None:
@@ -44,23 +40,24 @@ def learning_curves(history: Sequence[dict[str, Any]], best: int, title: str, pa
             best, value, "o", color=VAL, markersize=9, markerfacecolor="none", label=f"best epoch {best}: {shown}"
         )
         axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.25)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)  # above: covers no point
         if key == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1))
-    plain(figure.suptitle(title))
+    figure.suptitle(title, parse_math=False)
     save(figure, path)
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
     """The confusion matrix (K, K) as counts and row-normalised."""
-    size = min(max(4.5, 0.42 * len(classes) + 1.2), 30)
-    figure = Figure(figsize=(2 * size + 1.2, size + 0.4), layout="constrained")
+    cell = min(max(0.42 if len(classes) <= 20 else 0.3, 3.3 / len(classes)), 27 / len(classes))  # inches
+    side, names = cell * len(classes), 0.085 * max(map(len, classes))
+    figure = Figure(figsize=(2 * (1.1 * side + names + 1), side + 0.87 * names + 1.4), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    small = {"fontsize": 8 if len(classes) <= 20 else 5}
+    small, style = {"fontsize": min(10, 20 * cell)}, {"fontsize": min(10, 60 * cell), "parse_math": False}
     panels = ((counts, "counts", "d"), (shares, "row-normalised (recall)", ".2f"))
-    names = {"parse_math": False}
     for axes, (values, name, form) in zip(figure.subplots(1, 2), panels, strict=True):
         image = axes.imshow(values, cmap="Blues", vmin=0, vmax=max(values.max(), 1e-9))
         for (row, column), value in np.ndenumerate(values):
@@ -68,38 +65,44 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path
                 light = value > values.max() / 2
                 shown = format(value, form).removeprefix("0")
                 axes.text(column, row, shown, ha="center", va="center", color="white" if light else "0.2", **small)
-        axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", rotation_mode="anchor", **names)
-        axes.set_yticks(range(len(classes)), classes, **names)
+        axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", rotation_mode="anchor", **style)
+        axes.set_yticks(range(len(classes)), classes, **style)
         axes.set(xlabel="predicted", ylabel="true", title=name)
         figure.colorbar(image, ax=axes, shrink=0.8)
-    plain(figure.suptitle(title))
+    figure.suptitle(title, parse_math=False)
     save(figure, path)
 
 
-def predictions(rows: Sequence[dict[str, Any]], title: str, path: Path, given: str = "true") -> None:
+def fit_image(path: Path, width: float, height: float) -> tuple[np.ndarray, float, float]:
+    """An image as colours (h, w, 3), 0..1, and the width and height that it takes in a box, all in inches."""
+    image = load_image(path, round(DPI * min(width, height)))
+    scale = min(width / image.width, height / image.height)
+    return np.asarray(image) / 255, max(0.05, scale * image.width), max(0.05, scale * image.height)
+
+
+def predictions(rows: Sequence[dict[str, Any]], title: str, detail: str, path: Path, given: str = "true") -> None:
     """Images above their most probable classes, five in a line.
 
     Args:
         rows: for each image `path`, `true`, `predicted` and `top`, a list of (class, probability), highest first.
         given: word for the class that the dataset gives.
     """
-    lines = -(-len(rows) // 5)
-    figure = Figure(figsize=(15, 4.6 * lines + 0.7), layout="constrained")
-    grid = figure.subplots(2 * lines, 5, squeeze=False, height_ratios=[3, 1.7] * lines)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for index, row in enumerate(rows):
-        image, bars = grid[index // 5 * 2, index % 5], grid[index // 5 * 2 + 1, index % 5]
-        image.imshow(load_image(row["path"]))
-        colour = RIGHT if row["true"] == row["predicted"] else WRONG
-        plain(image.set_title(f"{given}: {row['true']}\npredicted: {row['predicted']}", color=colour))
-        for place, (name, value) in enumerate(row["top"]):
-            tint = RIGHT if name == row["true"] else WRONG if name == row["predicted"] else "0.6"
-            bars.barh(place, 1, 0.86, color="0.95")
-            bars.barh(place, value, 0.86, color=tint, alpha=0.55)
-            bars.text(0.02, place, name, va="center", parse_math=False)
-            bars.text(0.98, place, f"{value:.2f}", va="center", ha="right")
-        bars.set(xlim=(0, 1), ylim=(len(row["top"]) - 0.5, -0.5), title="probability")
-        bars.title.set_size("small")
-    plain(figure.suptitle(title))
-    save(figure, path)
+    width, gap = 2.8, 0.2
+    lines = [rows[start : start + 5] for start in range(0, len(rows), 5)]
+    images = [[fit_image(row["path"], width, 2.8) for row in line] for line in lines]
+    tallest = [max(height for *_, height in line) for line in images]
+    chart = 0.23 * len(rows[0]["top"])
+    page = Page(0.3 + 5 * (width + gap), 0.95 + sum(tallest) + len(lines) * (chart + 0.85))
+    page.title(title, detail)
+    y = 0.95
+    for line, pixels, high in zip(lines, images, tallest, strict=True):
+        for place, (row, image) in enumerate(zip(line, pixels, strict=True)):
+            x, true = 0.25 + place * (width + gap), row["true"]
+            words = f"{given}: {shorten(true)}\npredicted: {shorten(row['predicted'])}"
+            page.text(x, y, words, color=RIGHT if true == row["predicted"] else WRONG)
+            page.image(x, y + 0.4, image[1], image[2], image[0])
+            names, values = zip(*row["top"], strict=True)
+            colours = [RIGHT if name == true else WRONG if name == row["predicted"] else OTHER for name in names]
+            bars(page.plot(x, y + 0.5 + high, width, chart), names, values, colours)
+        y += high + chart + 0.85
+    page.save(path)

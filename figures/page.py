@@ -48,7 +48,7 @@ class Scale:
 
     def colour(self, values: np.ndarray) -> np.ndarray:
         """Values (…) as colours (…, 3), 0..1."""
-        share = (values - self.low) / (self.high - self.low)
+        share = (values.astype(np.float64) - self.low) / (self.high - self.low)  # float32 may overflow
         return colormaps[self.colours](np.clip(share, 0, 1))[..., :3]
 
     @property

@@ -1,10 +1,14 @@
-"""Metrics, calibration and bootstrap intervals against scikit-learn and by hand."""
+"""Metrics, calibration and bootstrap intervals against values by hand; figures of long class names."""
 
 import math
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import picture
+from pages import check_page, not_blank
 
 from evaluation.bootstrap import bootstrap_intervals
 from evaluation.calibration import (
@@ -15,6 +19,9 @@ from evaluation.calibration import (
     suspected_label_errors,
 )
 from evaluation.metrics import confusion_matrix, report, summarise
+from figures import calibration as calibration_figures
+from figures import curves
+from figures.page import Page
 
 # true: a a a b c; predicted: a a b b a
 LOGITS = torch.log(torch.tensor([[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.5, 0.1, 0.4]]))
@@ -120,5 +127,30 @@ def test_flipped_labels_are_suspected() -> None:
     targets = torch.from_numpy(rng.integers(0, 4, 300))
     logits = torch.nn.functional.one_hot(targets, 5) * 4.0 + torch.from_numpy(rng.normal(0, 0.5, (300, 5)))
     targets[[7, 50, 123]] = (targets[[7, 50, 123]] + 1) % 4
-    assert sorted(suspected_label_errors(logits.softmax(1), targets)) == [7, 50, 123]  # of class 4 there is no picture
+    assert sorted(suspected_label_errors(logits.softmax(1), targets)) == [7, 50, 123]  # of class 4 there is no image
     assert suspected_label_errors(logits.softmax(1), torch.zeros(300, dtype=torch.long)) == []
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_figures_have_room_for_long_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    classes = [f"playing_a_very_large_$instrument${n}_with_friends_in_a_park" for n in range(count)]
+    rows = []
+    for n, size in enumerate([(400, 90), (90, 400), (200, 200), (30, 20), (300, 200), (200, 300)]):
+        picture(n, size).save(tmp_path / f"{n}.jpg")
+        top = [(classes[place % count], 0.9 / (place + 1)) for place in range(n, n + min(5, count))]
+        row = {"path": tmp_path / f"{n}.jpg", "true": classes[-1 - n % 2], "predicted": top[0][0], "probability": 0.9}
+        rows.append(row | {"top": top})
+    pair = {"classes": classes[:2], "n": [3, 3], "of": 50}
+    save = Page.save
+
+    def checked(page: Page, path: Path) -> None:
+        save(page, path)
+        check_page(page, path)
+
+    monkeypatch.setattr(Page, "save", checked)
+    with warnings.catch_warnings(action="error"):  # matplotlib warns where a layout has no room
+        curves.predictions(rows, "Sample predictions", "a_run", tmp_path / "predictions.png")
+        calibration_figures.confused_pairs([pair, pair, pair], [rows, rows[:2], []], "a_run", tmp_path / "confused.png")
+        curves.confusion(np.eye(count, dtype=int), classes, "a_run", tmp_path / "matrix.png")
+    for name in ("predictions", "confused", "matrix"):
+        not_blank(tmp_path / f"{name}.png")

@@ -17,7 +17,7 @@ from runtime.errors import InputError
 from training import checkpoint
 
 OLD = "078607fbb720"  # the last commit before the rooms
-OPTIONS = ["--weights", "random", "--image-size", "64", "--precision", "int8", "--channels", "48", "--seed", "3"]
+OPTIONS = ["--weights", "random", "--image-size", "64", "--precision", "fp32", "--channels", "48", "--seed", "3"]
 OPTIONS += ["--epochs", "3", "--coarse", "0.4", "--ignore-copies", "--run", "old"]
 STOP_AFTER_FIRST_EPOCH = """
 import sys, checkpoint, train
@@ -33,7 +33,7 @@ run_script(train.main, train.Args, "")
 
 @pytest.fixture(scope="module")
 def old_run(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
-    """A folder where the old code trained one epoch of three, with its own int8 model, projection and feature cache."""
+    """A folder where the old code trained one epoch of three, with its own projection and feature cache."""
     folder = tmp_path_factory.mktemp("older")
     code = folder / "code"
     code.mkdir()
@@ -49,7 +49,7 @@ def old_run(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
 
 
 def test_old_checkpoint_predicts_what_it_predicted(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Image by image, in the int8 arithmetic of the old run. (Comes first: resuming writes the checkpoint anew.)"""
+    """Image by image. (Comes first: resuming writes the checkpoint anew.)"""
     monkeypatch.chdir(old_run)
     command = [sys.executable, "predict5.py", "--cache", old_run / "data/cache", "--results", old_run / "results"]
     done = subprocess.run(command, cwd=old_run / "code", capture_output=True, text=True)
@@ -79,13 +79,13 @@ def test_old_run_resumes_on_its_own_cache(
     monkeypatch.chdir(old_run)
     assert len(read_jsonl(Path("results/old/metrics.jsonl"))) == 1
     before = cached_files()
-    assert {path.name.partition("-")[0] for path in before} == {"model.bin", "maps.bin", "directions"}
+    assert {path.name.partition("-")[0] for path in before} == {"maps.bin", "directions"}
     train.main(train.Args(run="old", resume=True))
     assert "continuing after epoch 1 of 3" in capsys.readouterr().out
     assert before == {
         path: path.read_bytes() for path in Path("data/cache").rglob("*") if path.suffix in (".bin", ".pt")
     }
-    fresh = {"weights": "random", "image_size": 64, "precision": "int8", "channels": 48, "seed": 3, "epochs": 3}
+    fresh = {"weights": "random", "image_size": 64, "precision": "fp32", "channels": 48, "seed": 3, "epochs": 3}
     train.main(train.Args(data=sample, run="new", low_res=0.4, ignore_duplicates=True, **fresh))
     old, new = (read_jsonl(Path("results", run, "metrics.jsonl")) for run in ("old", "new"))
     for row in old + new:

@@ -140,7 +140,7 @@ def test_folder_with_other_files_is_not_replaced(work: Path) -> None:
     quick = {"layers": ("fc",), "attribution": "none", "out": Path("kept")}
     single.main(single.Args(image=Path("one/mine.png"), **quick))
     single.main(single.Args(image=Path("one/mine.png"), **quick))  # the same picture again
-    with pytest.raises(InputError, match=r"kept/mine: holds another picture of that name; .*--out"):
+    with pytest.raises(InputError, match=r"kept/mine: holds another image of that name; .*--out"):
         single.main(single.Args(image=Path("two/mine.png"), **quick))
     Path("kept/mine/notes.txt").write_text("what I saw")
     with pytest.raises(InputError, match=r"kept/mine: holds a file that is not ours \(notes.txt\)"):
