@@ -1,11 +1,10 @@
-"""Measures what each ingredient of the recipe is worth: trains and tests for each row of a table and each seed.
+"""Measures the effect of each ingredient of the recipe: trains and tests every row of a table with several seeds.
 
-Final recipes are tested with --tta too.
+    python -m benchmarks.ablation --data DIR                 all rows; continues where it was interrupted
+    python -m benchmarks.ablation --data DIR --rows default "with mixup" --seeds 1
 
-    python ablation.py --data DIR                 all rows; goes on where it was interrupted
-    python ablation.py --data DIR --rows default "with mixup" --seeds 1
-
-Writes results/ablation.json and results/ablation.md; the runs are results/ablation_<row>_<seed>_<options>/.
+The default recipe and fine-tuned rows are tested with --tta too. Writes results/ablation.json and results/ablation.md;
+the runs are results/ablation_<row>_<seed>_<digest>/.
 """
 
 import hashlib
@@ -14,66 +13,66 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from features.cache import FORMAT
-from features.pca import DIRECTIONS_FORMAT
 from runtime.console import run_script
 from runtime.errors import InputError
 from runtime.files import write_json, write_text
+from runtime.options import require_range
 from training.recipe import IMAGE_SIZE, Recipe
 
-OF_224 = ("--image-size", "224")
-NOT_REGULARISED = ("--channel-dropout", "0", "--dropout", "0", "--label-smoothing", "0")
-ALL = ("--channels", "0")
-DEFAULT, MORE = "default", "default, 6 % for validation"  # rows
-TUNED, LONGER = "layer4 unfrozen", "layer4 unfrozen, 12 epochs"
-TUNING = ("--lr", "2e-4", "--stage-lr", "0.2", "--mixup", "0.2", "--head", DEFAULT)  # the row's run of the same seed
-ROWS: dict[str, tuple[str, ...]] = {
-    "plain head": (*OF_224, *NOT_REGULARISED, "--channels", "0", "--coarse", "0", "--warmup", "0"),
+ABLATION_VERSION = 1  # raise it when the same options would give other figures
+PIXELS_224 = ("--image-size", "224")
+NO_REGULARISATION = ("--channel-dropout", "0", "--dropout", "0", "--label-smoothing", "0")
+ALL_CHANNELS = ("--channels", "0")
+DEFAULT, SMALL_VAL = "default", "default, 6 % for validation"  # rows
+TUNED, TUNED_LONGER = "layer4 fine-tuned", "layer4 fine-tuned, 12 epochs"
+TUNING = ("--lr", "2e-4", "--layer-decay", "0.2", "--mixup", "0.2", "--head", DEFAULT)  # that row's run, same seed
+ROWS: dict[str, tuple[str, ...]] = {  # options of train.py; names are keys of results/ablation.json
+    "plain head": (*PIXELS_224, *NO_REGULARISATION, *ALL_CHANNELS, "--low-res", "0", "--warmup", "0"),
     DEFAULT: (),
-    MORE: ("--val-share", "0.06"),
+    SMALL_VAL: ("--val-share", "0.06"),
     "two views": ("--views", "2"),
     "with mixup": ("--mixup", "0.2"),
     "without channel dropout": ("--channel-dropout", "0"),
     "without dropout": ("--dropout", "0"),
     "without label smoothing": ("--label-smoothing", "0"),
-    "without coarse maps": ("--coarse", "0"),
-    "copies ignored": ("--ignore-copies",),
-    "all channels": ALL,
-    "all channels, two views": (*ALL, "--views", "2"),
-    "all channels, four views": (*ALL, "--views", "4"),
-    "224 pixels": OF_224,
-    "224 pixels, all channels": (*OF_224, *ALL),
-    "224 pixels, all channels, float32 maps": (*OF_224, *ALL, "--precision", "fp32"),
+    "without low-resolution epochs": ("--low-res", "0"),
+    "duplicates ignored": ("--ignore-duplicates",),
+    "all channels": ALL_CHANNELS,
+    "all channels, two views": (*ALL_CHANNELS, "--views", "2"),
+    "all channels, four views": (*ALL_CHANNELS, "--views", "4"),
+    "224 pixels": PIXELS_224,
+    "224 pixels, all channels": (*PIXELS_224, *ALL_CHANNELS),
+    "224 pixels, all channels, float32 features": (*PIXELS_224, *ALL_CHANNELS, "--precision", "fp32"),
     TUNED: ("--unfreeze", "layer4", "--epochs", "6", *TUNING),
-    LONGER: ("--unfreeze", "layer4", "--epochs", "12", *TUNING),
+    TUNED_LONGER: ("--unfreeze", "layer4", "--epochs", "12", *TUNING),
 }
-SEVERAL = (  # rows that get all seeds; the others get the first
+WITH_ALL_SEEDS = (  # the other rows have only the first seed
     "plain head",
     DEFAULT,
-    MORE,
+    SMALL_VAL,
     TUNED,
     "all channels, four views",
     "224 pixels, all channels",
-    "224 pixels, all channels, float32 maps",
+    "224 pixels, all channels, float32 features",
 )
-WITH_TTA = (DEFAULT, MORE, TUNED, LONGER)  # which takes longer than training a head
+WITH_TTA = (DEFAULT, SMALL_VAL, TUNED, TUNED_LONGER)  # TTA takes longer than training a head
 
 
 @dataclass
 class Args:
     data: Path | None = None
-    """Folder of the dataset. Without it: as train.py."""
+    """Folder of the dataset. Default: as train.py."""
     rows: tuple[str, ...] = ()
-    """Which rows; without any, all."""
+    """Names of rows. Default: all."""
     seeds: int = 3
-    """Seeds of the main rows; the others have one."""
+    """Number of seeds of the main rows; the others have one."""
     options: str = ""
-    """Options for every training, over the row's own, as one text: --options="--epochs 2 --image-size 64"."""
+    """Options of train.py that override those of every row, as one text: --options="--epochs 2 --image-size 64"."""
     cache: Path = Path("data/cache")
     results: Path = Path("results")
 
@@ -81,72 +80,82 @@ class Args:
 def main(args: Args) -> None:
     for row in args.rows:
         if row not in ROWS:
-            raise InputError(f"--rows {row}: there is no such row; there are: {', '.join(ROWS)}")
-    if args.seeds < 1:
-        raise InputError(f"--seeds {args.seeds}: must be 1 or more")
+            raise InputError(f"--rows {row}: no such row; give one of: {', '.join(ROWS)}")
+    require_range("seeds", args.seeds, 1)
     path = args.results / "ablation.json"
-    found = read(path)
+    results = read(path)
     for row in args.rows or ROWS:
         runs = []
-        for seed in range(args.seeds if row in SEVERAL else 1):
+        for seed in range(args.seeds if row in WITH_ALL_SEEDS else 1):
             print(f"{row}, seed {seed}", flush=True)
             runs.append(measure(args, row, seed))
-            known = found | {row: runs}
-            found = {name: known[name] for name in ROWS if name in known}
-            write_json(path, found)
-            write_text(path.with_suffix(".md"), table(found))
-    print(table(found))
+            known = results | {row: runs}
+            results = {name: known[name] for name in ROWS if name in known}
+            write_json(path, results)
+            write_text(path.with_suffix(".md"), markdown_table(results))
+    print(markdown_table(results))
 
 
-def trained(args: Args, row: str, seed: int) -> tuple[Path, list[str]]:
-    """A run and the options of its training; trains unless that was done, the one first whose head it starts from."""
+def train(args: Args, row: str, seed: int) -> tuple[Path, list[str]]:
+    """Trains a run unless it is complete, after the run whose head it starts from.
+
+    Returns: its folder, and the options it was trained with.
+    """
     if "--head" in ROWS[row]:
-        trained(args, ROWS[row][-1], seed)
+        train(args, ROWS[row][-1], seed)
     run, options = find_run(args, row, seed)
-    if not (run / "loss.png").exists():  # the last thing that train.py writes
-        begin = ("--resume",) if (run / "last.pt").exists() else (*data_of(args), "--seed", seed, *options)
-        call("train.py", *places(args, run), *begin)
+    if not (run / "loss.png").exists():  # the last file that train.py writes
+        start = ("--resume",) if (run / "last.pt").exists() else (*data_option(args), "--seed", seed, *options)
+        call("train.py", *run_options(args, run), *start)
     return run, options
 
 
 def measure(args: Args, row: str, seed: int) -> dict[str, Any]:
-    """Trains and tests unless that was done; returns the figures."""
-    run, options = trained(args, row, seed)
+    """Trains and tests a run, each unless it was done before; returns its figures."""
+    run, options = train(args, row, seed)
     record = read(run / "best.json")
     tests = {}
-    for folder, kind in (("test", ()), ("test_tta", ("--tta",)))[: 2 if row in WITH_TTA else 1]:
-        asked = {"epoch": record["epoch"], "arithmetic": "auto"}  # a test by hand may have been another
-        if not asked.items() <= read(run / folder / "metrics.json").items():
-            call("predict5.py", *places(args, run), *data_of(args), *kind)
-        values = read(run / folder / "metrics.json")
-        tests[folder] = {"accuracy": values["accuracy"], "interval": values["intervals"]["accuracy"], "n": values["n"]}
+    for folder, tta in (("test", ()), ("test_tta", ("--tta",)))[: 2 if row in WITH_TTA else 1]:
+        expected = {"epoch": record["epoch"], "arithmetic": "auto"}  # a test by hand may have used other options
+        if not expected.items() <= read(run / folder / "metrics.json").items():
+            call("predict5.py", *run_options(args, run), *data_option(args), *tta)
+        metrics = read(run / folder / "metrics.json")
+        interval = metrics["intervals"]["accuracy"]
+        tests[folder] = {"accuracy": metrics["accuracy"], "interval": interval, "n": metrics["n"]}
     return {
         "seed": seed, "run": run.name, "commit": record["commit"], "options": options, "epoch": record["epoch"],
-        "seconds": {name: record["seconds"].get(name, 0.0) for name in ("features", "training")},
+        "seconds": {phase: record["seconds"].get(phase, 0.0) for phase in ("features", "training")},
         "val": record["val"]["accuracy"], "val_loss": record["calibrated"],
     } | tests  # fmt: skip
 
 
-def places(args: Args, run: Path) -> tuple[object, ...]:
+def run_options(args: Args, run: Path) -> tuple[object, ...]:
     return "--results", args.results, "--cache", args.cache, "--run", run.name
 
 
-def data_of(args: Args) -> tuple[object, ...]:
+def data_option(args: Args) -> tuple[object, ...]:
     return ("--data", args.data) if args.data else ()
 
 
 def find_run(args: Args, row: str, seed: int) -> tuple[Path, list[str]]:
-    """The folder of a run, named after all that decides its figures, and the options of its training."""
-    options = [*ROWS[row], *shlex.split(args.options)]  # the last of an option holds
+    """The folder of a run, whose name digests everything that decides its figures, and the options of its training."""
+    options = [*ROWS[row], *shlex.split(args.options)]  # of repeated options the last one counts
     if "--head" in options:
-        at = options.index("--head") + 1
-        options[at] = find_run(args, options[at], seed)[0].name
-    parts = (tuple(options), args.data and args.data.resolve(), Recipe(), IMAGE_SIZE, FORMAT, DIRECTIONS_FORMAT)
-    digest = hashlib.sha256(repr(parts).encode()).hexdigest()
+        position = options.index("--head") + 1
+        options[position] = find_run(args, options[position], seed)[0].name
+    key = {
+        "version": ABLATION_VERSION,
+        "options": options,
+        "data": str(args.data.resolve()) if args.data else None,
+        "recipe": asdict(Recipe()),
+        "image_size": IMAGE_SIZE,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return args.results / f"ablation_{re.sub(r'[^a-z0-9]+', '_', row)}_{seed}_{digest[:6]}", options
 
 
 def read(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty where there is none."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
@@ -156,24 +165,25 @@ def call(script: str, *arguments: object) -> None:
         raise InputError(f"{script} failed; run it alone: {shlex.join(command)}")
 
 
-def table(found: dict[str, list[dict[str, Any]]]) -> str:
-    """Markdown: one line a row; of several seeds mean ± standard deviation, of one its 95 % interval."""
-    head = ("recipe", "seeds", "validation", "test, one view", "test, TTA", "training, s")
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    for row, runs in found.items():
-        cells = [row, str(len(runs)), share([run["val"] for run in runs])]
+def markdown_table(results: dict[str, list[dict[str, Any]]]) -> str:
+    """One line per row: mean ± standard deviation over seeds, or for one seed the value and its 95 % interval."""
+    columns = ("recipe", "seeds", "validation", "test, one view", "test, TTA", "training, s")
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    for row, runs in results.items():
+        cells = [row, str(len(runs)), percent([run["val"] for run in runs])]
         for name in ("test", "test_tta"):
-            values = [run[name]["accuracy"] for run in runs if name in run]
-            if not values:
-                cells.append("")
-                continue
-            low, high = runs[0][name]["interval"]
-            cells.append(share(values) + (f" ({100 * low:.1f} to {100 * high:.1f})" if len(values) == 1 else ""))
+            tests = [run[name] for run in runs if name in run]
+            text = percent([test["accuracy"] for test in tests]) if tests else ""
+            if len(tests) == 1:
+                low, high = tests[0]["interval"]
+                text += f" ({100 * low:.1f} to {100 * high:.1f})"
+            cells.append(text)
         lines.append(" | ".join([*cells, f"{mean(run['seconds']['training'] for run in runs):.0f}"]))
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def share(values: list[float]) -> str:
+def percent(values: list[float]) -> str:
+    """Mean in percent, with the standard deviation of several values."""
     spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
     return f"{100 * mean(values):.1f}{spread} %"
 

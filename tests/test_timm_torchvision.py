@@ -152,4 +152,4 @@ def test_other_backbone_trains_predicts_and_is_visualised(
     assert len(list((tmp_path / "activations").glob("*/*.png"))) > 8
     assert list((tmp_path / "activations").glob("grid_*.png"))
     model = ActionNet(2, backbone="vit_tiny_patch16_224", size=64)
-    assert model.map_shape(64) == (192, 4)
+    assert model.feature_shape(64) == (192, 4)
