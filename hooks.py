@@ -134,7 +134,7 @@ def make_hook(
         if gradients and tensor.requires_grad:
             recorded = acts.gradients
 
-            # The call's final name is known only after the forward pass, hence the look at `calls`.
+            # The call's final name is known only after the forward pass; `calls` tells it.
             def keep_gradient(gradient: Tensor) -> None:
                 recorded[f"{name}#{call}" if calls[name] > 1 else name] = keep(gradient)
 
@@ -177,7 +177,7 @@ def dump(
         layers: dotted or friendly names; None: all without children.
         every: plot the forward passes 0, every, 2 * every, …
         prefix: part of the file names; {} becomes the number of the pass. Without {}, each pass overwrites the last.
-        gradients: also record gradients (see `record`, whose word on modes, hooks and outputs holds here too).
+        gradients: also record gradients; modes, hooks and outputs are treated as in `record`.
         channels: those to plot where a layer has them, instead of the `tiles` most active ones.
         kernels: see `inspection.layer_stats.kernel_tiles`.
         classes: names of the outputs of a linear layer with as many.
@@ -242,7 +242,7 @@ def write_plots(
             plots.logits(path, heading, detail, values[:, 0, 0].float().numpy(), classes)
             continue
         shown = shown_channels(values, channels, tiles)
-        order = "as chosen" if set(shown) <= set(channels) else "most active first"
+        order = "as chosen" if channels and set(shown) <= set(channels) else "most active first"
         plots.activations(path, heading, detail, values, shown, order)
         if isinstance(module, nn.Conv2d):
             title = f"Kernels of {layer} · {describe_layer(module)}"

@@ -12,9 +12,11 @@ kernels_epoch<E>_batch<id>_layer_<name>.png, histograms_epoch<E>_batch<id>.png, 
 known), with their numbers as .npy or .json, and manifest.json, which lists them.
 """
 
+import copy
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,10 +29,10 @@ from torch.nn.functional import cross_entropy
 from figures import example as example_figures
 from figures import layers as layer_figures
 from figures.example import Attribution
-from hooks import dump, shown_channels
+from hooks import dump, record, shown_channels
 from inspection import attribution
 from inspection.examples import Example, Prediction
-from inspection.layer_names import as_maps, existing_layers, find_layer, leaf_layers
+from inspection.layer_names import as_maps, existing_layers, leaf_layers
 from inspection.layer_stats import KernelView, histogram
 from model import ActionNet
 from runtime.console import run_script
@@ -83,13 +85,13 @@ def main(args: Args) -> None:
     check_folder(folder, example)
     begin = time.perf_counter()
     layers = leaf_layers(run.model) if args.all_layers else args.layers or existing_layers(run.model, LAYERS)
-    for layer in layers:
-        find_layer(run.model, layer)
-    prediction = predict(run, example)
-    with write_folder(folder) as partial:
-        maps, gradients = draw_layers(args, run, prediction, layers, partial)
-        rows = attribute(args, run.model, prediction)
-        draw_example(run, prediction, maps, gradients, rows, partial)
+    prediction = predict(args, run, example, layers)
+    with write_folder(folder) as partial, ThreadPoolExecutor(1) as pool:
+        # Runs while plots are drawn; on a copy of the model, since captum's passes would trigger dump's hooks.
+        attributions = pool.submit(attribute, args, copy.deepcopy(run.model), prediction)
+        maps, stats = draw_layers(args, run, prediction, layers, partial)
+        rows = attributions.result()
+        draw_example(run, prediction, maps, stats, rows, partial)
         seconds = round(time.perf_counter() - begin, 2)
         manifest = describe(args, run, prediction, maps, rows, partial) | {"seconds": seconds}
         write_json(partial / MANIFEST, manifest)
@@ -141,14 +143,21 @@ def check_folder(folder: Path, example: Example) -> None:
 
 
 @torch.inference_mode()
-def predict(run: TrainedRun, example: Example) -> Prediction:
-    return run.prediction(example, run.model(example.input[None].to(run.device)))
+def predict(args: Args, run: TrainedRun, example: Example, layers: Sequence[str]) -> Prediction:
+    """Predicts the class. Raises: InputError naming a layer that the model lacks, or a channel that all layers lack."""
+    with record(run.model, layers) as acts:
+        logits = run.model(example.input[None].to(run.device))  # (1, K)
+    most = max(len(values) for values in as_maps(acts).values())
+    for channel in args.channels:
+        if channel >= most:
+            raise InputError(f"--channels {channel}: the layers shown have at most {most} channels, counted from 0")
+    return run.prediction(example, logits)
 
 
 def draw_layers(
     args: Args, run: TrainedRun, prediction: Prediction, layers: Sequence[str], folder: Path
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Plots the layers; returns their activations and, where the true class is known, their gradients (C, h, w)."""
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """Plots the layers; returns their activations (C, h, w), and histograms of these and of gradients by layer."""
     example, model = prediction.example, run.model
     known = example.true in run.classes
     images = example.input[None].to(run.device).requires_grad_(known)  # (1, 3, S, S)
@@ -165,20 +174,13 @@ def draw_layers(
             cross_entropy(logits, target).backward()
     model.zero_grad(set_to_none=True)
     maps = as_maps(acts)
-    check_channels(args.channels, maps)
     gradients = as_maps({layer: acts.gradients[layer] for layer in acts if layer in acts.gradients})
+    stats = {"activations": json.loads((folder / f"histograms_{prefix}.json").read_text(encoding="utf-8"))}
     if gradients:
         heading = f"Gradients of the loss for {example.true}, by layer"
-        stats = {layer: histogram(values) for layer, values in gradients.items()}
-        layer_figures.histograms(folder / "gradients.png", heading, about, stats, "gradients")
-    return maps, gradients
-
-
-def check_channels(channels: Sequence[int], maps: dict[str, Tensor]) -> None:
-    most = max(len(values) for values in maps.values())
-    for channel in channels:
-        if channel >= most:
-            raise InputError(f"--channels {channel}: the layers shown have at most {most} channels, counted from 0")
+        stats["gradients"] = {layer: histogram(values) for layer, values in gradients.items()}
+        layer_figures.histograms(folder / "gradients.png", heading, about, stats["gradients"], "gradients")
+    return maps, stats
 
 
 def attribute(args: Args, model: ActionNet, prediction: Prediction) -> list[Attribution]:
@@ -210,7 +212,7 @@ def draw_example(
     run: TrainedRun,
     prediction: Prediction,
     maps: dict[str, Tensor],
-    gradients: dict[str, Tensor],
+    stats: dict[str, dict[str, Any]],
     rows: Sequence[Attribution],
     folder: Path,
 ) -> None:
@@ -219,11 +221,6 @@ def draw_example(
     example_figures.original(folder / f"originalimage_{id}.png", prediction, detail)
     example_figures.probabilities(folder / f"probabilities_{id}.png", prediction, detail)
     example_figures.attributions(folder / "cam.png", prediction, rows, detail)
-    stats = {
-        kind: {layer: histogram(values) for layer, values in recorded.items()}
-        for kind, recorded in (("activations", maps), ("gradients", gradients))
-        if recorded
-    }
     example_figures.overview(folder / "overview.png", prediction, run.model, maps, rows, stats, detail)
 
 

@@ -217,7 +217,7 @@ def measure_prediction(bench: Bench) -> None:
     folder, count = bench.scratch / "images", bench.args.images
     folder.mkdir()
     for index, sample in enumerate(islice(cycle(bench.data.labelled), count)):
-        shutil.copy(sample.path, folder / f"{index:05d}{sample.path.suffix}")  # a link would be found in the cache of checks
+        shutil.copy(sample.path, folder / f"{index:05d}{sample.path.suffix}")  # links would count as checked
     seconds, memory = run_timed("predict5.py", folder, *run)
     val_runs, _ = run_interleaved("plain validation", bench.work, bench.args.rounds)
     baseline = count / median(val_runs["tutorial loop"])

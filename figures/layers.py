@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 from torch import Tensor, nn
 
 from figures.page import UNIT_GREY, Page, Scale
@@ -25,6 +25,10 @@ RARE = 0.01  # share of the images
 BLUE, ORANGE = "#4c72b0", "#dd8452"
 
 
+def join(*words: str) -> str:
+    return " · ".join(filter(None, words))
+
+
 def activations(
     path: Path, heading: str, detail: str, maps: Tensor, channels: Sequence[int], order: str = "most active first"
 ) -> None:
@@ -34,6 +38,8 @@ def activations(
     """
     values = maps.float().contiguous().numpy()
     write_array(path.with_suffix(".npy"), values)
+    lost = values.size - int(np.isfinite(values).sum())
+    detail = join(f"{lost} of {values.size} values are not finite" if lost else "", detail)
     if values.shape[1:] == (1, 1):
         vector(path, heading, detail, values[:, 0, 0])
         return
@@ -42,7 +48,7 @@ def activations(
     labels = [f"{channel} · {scale.range}" for channel, scale in zip(channels, scales, strict=True)]
     height = Page.tiles_height(len(channels), COLUMNS, TILE)
     page = Page(PAGE, height + 1.6)
-    page.title(heading, f"{len(channels)} of {len(values)} channels, {order} · {detail}")
+    page.title(heading, join(f"{len(channels)} of {len(values)} channels, {order}", detail))
     page.tiles(0.25, 0.95, COLUMNS, TILE, values[list(channels)], labels, scales)
     words = "activation, as a fraction of the value above each map"
     page.colour_bar(PAGE - 4.25, height + 1.05, 4, Scale.of(np.ones(1), signed), words)
@@ -56,7 +62,7 @@ def logits(path: Path, heading: str, detail: str, values: np.ndarray, classes: S
 
 
 def vector(path: Path, heading: str, detail: str, values: np.ndarray, names: Sequence[str] = ()) -> None:
-    """Plots one value per channel (C,); labels up to 40 with their names, of more the numbers of the largest five."""
+    """Plots one value per channel (C,); up to 40 with their names, else the largest with their numbers."""
     page = Page(PAGE, 4.4)
     page.title(heading, detail)
     axes = page.plot(1.3, 1.1, PAGE - 1.65, 2.1)
@@ -67,13 +73,26 @@ def vector(path: Path, heading: str, detail: str, values: np.ndarray, names: Seq
     else:  # one outline, since hundreds of bars would take a second
         axes.stairs(values, np.arange(len(values) + 1) - 0.5, fill=True, color=BLUE)
         axes.set_xlabel("class" if names else "channel")
-        for channel in np.argsort(-np.abs(values))[:5]:
-            axes.annotate(str(channel), (channel, values[channel]), ha="center", va="bottom", fontsize=7)
+        for channel in largest(values, 5):
+            below = {"va": "top"} if values[channel] < 0 else {"va": "bottom"}
+            axes.text(channel, values[channel], str(channel), ha="center", fontsize=7, **below)
         axes.margins(y=0.12)
     axes.axhline(0, color="0.4", linewidth=0.6)
     axes.set(ylabel="logit" if names else "activation", xlim=(-0.7, len(values) - 0.3))
     axes.spines[["top", "right"]].set_visible(False)
     page.save(path)
+
+
+def largest(values: np.ndarray, count: int) -> list[int]:
+    """Up to `count` channels with the largest values, far enough from each other for labels of their own."""
+    chosen: list[int] = []
+    for channel in np.argsort(-np.abs(values)).tolist():
+        if len(chosen) == count:
+            break
+        apart = all(abs(channel - other) > 0.06 * len(values) for other in chosen)
+        if apart and np.isfinite(values[channel]):
+            chosen.append(channel)
+    return chosen
 
 
 def kernels(path: Path, heading: str, conv: nn.Conv2d, view: KernelView, channels: Sequence[int]) -> None:
@@ -127,7 +146,7 @@ def histograms(path: Path, heading: str, detail: str, stats: Mapping[str, Mappin
     columns, wide, high = 4, 2.3, 1.1
     lines = -(-len(stats) // columns)
     page = Page(0.4 + columns * (wide + 0.45), 0.95 + lines * (high + 0.95) + 3.3)
-    page.title(heading, f"counts on a logarithmic scale · {detail}")
+    page.title(heading, join("counts on a logarithmic scale", detail))
     for index, (layer, row) in enumerate(stats.items()):
         x, y = 0.65 + index % columns * (wide + 0.45), 1.1 + index // columns * (high + 0.95)
         page.text(x, y - 0.12, shortened(layer), 8, weight="bold")
@@ -201,16 +220,18 @@ def trend(
     page: Page, x: float, y: float, width: float, stats: Mapping[str, Mapping[str, Any]], key: str, kind: str
 ) -> None:
     """Plots "std" (logarithmic) or "zeros" from input to output; 3 inches high with the layers' names."""
-    page.text(
-        x, y, f"{'standard deviation' if key == 'std' else 'share of exact zeros'} of the {kind}", 9.5, weight="bold"
-    )
+    words = "standard deviation of" if key == "std" else "share of exact zeros among"
+    page.text(x, y, f"{words} the {kind}", 9.5, weight="bold")
     axes = page.plot(x, y + 0.3, width, 1.5)
     values, names = [row[key] for row in stats.values()], list(stats)
     axes.plot(values, ".-", color=BLUE if key == "std" else ORANGE)
     if key == "zeros":
         axes.set_ylim(-0.03, 1.03)
     elif max(values, default=0) > 0:
+        positive = [value for value in values if value > 0]
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(positive) < 100 * min(positive) else (1,)))
+        axes.yaxis.set_major_formatter("{x:.3g}")
         axes.yaxis.set_minor_locator(NullLocator())
     step = -(-len(names) // 24)  # more names would overlap
     ticks = {"rotation": 35, "ha": "right", "rotation_mode": "anchor", "fontsize": 6.5}

@@ -47,9 +47,10 @@ class Scale:
         return cls("RdBu_r", -end, end, top) if signed else cls("magma", 0.0, end, top)
 
     def colour(self, values: np.ndarray) -> np.ndarray:
-        """Values (…) as colours (…, 3), 0..1."""
+        """Values (…) as colours (…, 3), 0..1; NaN is grey."""
         share = (values.astype(np.float64) - self.low) / (self.high - self.low)  # float32 may overflow
-        return colormaps[self.colours](np.clip(share, 0, 1))[..., :3]
+        colours = colormaps[self.colours](np.clip(share, 0, 1))[..., :3]
+        return np.where(np.isnan(share)[..., None], FRAME, colours)
 
     @property
     def range(self) -> str:

@@ -27,7 +27,7 @@ def kernel_tiles(conv: nn.Conv2d, view: KernelView = "norm") -> Tensor:
         or the "first" input channel alone.
     """
     weight = conv.weight.detach().float().cpu()  # (O, I, kh, kw)
-    if weight.shape[1] == 3:
+    if weight.shape[1] == conv.in_channels == 3:
         return weight.permute(0, 2, 3, 1)
     if view == "first":
         return weight[:, 0]

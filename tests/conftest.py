@@ -127,9 +127,9 @@ def work(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(trained)
     save = Page.save
 
-    def checked(sheet: Page, path: Path) -> None:
-        save(sheet, path)
-        check_page(sheet, path)
+    def checked(page: Page, path: Path) -> None:
+        save(page, path)
+        check_page(page, path)
 
     monkeypatch.setattr(Page, "save", checked)
     return trained

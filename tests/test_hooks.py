@@ -138,6 +138,27 @@ def test_no_hook_stays_after_the_block_or_an_exception(images: Tensor) -> None:
     assert acts["second"].grad_fn is None
 
 
+def test_passes_between_the_recorded_ones_change_neither_outputs_nor_gradients(images: Tensor) -> None:
+    model, seen = Twice(), []
+    with record(model, ["second"], gradients=True, every=2) as acts:
+        for step in range(4):
+            outputs = model((step + 1) * images[:, :1])
+            outputs.square().sum().backward()
+            seen.append((acts.step, acts["second"], acts.gradients["second"]))
+        first = model(images[:, :1])
+        model(images[:, :1]).sum()
+        model(images[:, :1])
+        first.sum().backward()  # of pass 4, while pass 6 is the recorded one
+        assert not acts.gradients
+    assert [step for step, _, _ in seen] == [0, 1, 2, 3]
+    for earlier, later in (0, 1), (2, 3):
+        assert seen[earlier][1] is seen[later][1]
+        assert seen[earlier][2] is seen[later][2]
+    assert seen[0][2].shape == seen[0][1].shape == (2, 2, 64, 64)
+    assert not torch.equal(seen[0][1], seen[2][1])
+    assert not torch.equal(seen[0][2], seen[2][2])
+
+
 def memory_in_use() -> int:
     """Resident bytes on Linux; elsewhere 0, and the test rests on the tensors."""
     pages = Path("/proc/self/statm")

@@ -57,6 +57,8 @@ def test_kernel_tiles_are_the_weights() -> None:
     tiles = kernel_tiles(rgb)
     assert tiles.shape == (5, 7, 7, 3)
     assert torch.equal(tiles[2, :, :, 1], rgb.weight[2, 1])
+    grouped = nn.Conv2d(6, 4, 3, groups=2)  # three input channels each, but no RGB
+    assert torch.equal(kernel_tiles(grouped, "first"), grouped.weight.detach()[:, 0])
     weight = deep.weight.detach()
     assert torch.equal(kernel_tiles(deep, "first"), weight[:, 0])
     assert torch.allclose(kernel_tiles(deep, "mean"), weight.mean(1))

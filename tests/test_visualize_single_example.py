@@ -17,6 +17,7 @@ from pages import not_blank
 import visualize_single_example as single
 from dataset import EvalTransform, load_image, normalise
 from hooks import record
+from inspection import attribution
 from inspection.layer_names import friendly
 from inspection.layer_stats import kernel_tiles
 from model import ActionNet
@@ -43,15 +44,11 @@ def test_folder_of_a_test_image_is_complete(trained: Path, script: Script) -> No
     for name, numbers in about["files"].items():
         assert (folder / numbers).is_file(), numbers
         not_blank(folder / name)
-    for layer in (
-        "base_model_conv1",
-        "base_model_layer1_block1_conv1",
-        "base_model_layer1_block1_relu2",
-        "conv1",
-        "fc",
-    ):
-        assert f"activation_epoch{epoch}_batch5_layer_{layer}.png" in about["files"]
     of_layers = f"epoch{epoch}_batch5"
+    for layer in (
+        "base_model_conv1", "base_model_layer1_block1_conv1", "base_model_layer1_block1_relu2", "conv1", "fc",
+    ):  # fmt: skip
+        assert f"activation_{of_layers}_layer_{layer}.png" in about["files"]
     for name in (
         "originalimage_5", "probabilities_5", f"kernels_{of_layers}_layer_base_model_conv1",
         f"kernels_{of_layers}_layer_conv2", f"histograms_{of_layers}", "gradients", "cam", "overview",
@@ -59,6 +56,10 @@ def test_folder_of_a_test_image_is_complete(trained: Path, script: Script) -> No
         assert f"{name}.png" in about["files"]
     assert about["image"] in done.stdout
     assert "--index 5" in done.stdout
+    model, _, _ = checkpoint.load_model(trained / "results/a", torch.device("cpu"))
+    logits = np.load(folder / f"activation_{of_layers}_layer_fc.npy")  # of the image, not of one that occlusion covered
+    probabilities = model.probabilities(torch.from_numpy(logits)).tolist()
+    assert list(about["probabilities"].values()) == pytest.approx(probabilities, abs=1e-5)
 
 
 def test_numbers_equal_a_forward_pass_by_hand(work: Path) -> None:
@@ -97,13 +98,16 @@ def test_numbers_equal_a_forward_pass_by_hand(work: Path) -> None:
     assert (gradients["fc"]["min"], gradients["fc"]["max"]) == pytest.approx(
         (slopes.min().item(), slopes.max().item()), rel=1e-3
     )
-    assert np.load(folder / "cam.npy").shape == (len(about["cam"]), 2, 64, 64)
+    cam = np.load(folder / "cam.npy")
+    assert cam.shape == (len(about["cam"]), 2, 64, 64)
+    expected = attribution.grad_cam(model, "relu2", images[0], int(logits.argmax()))
+    assert np.allclose(cam[0, 1], expected.numpy(), atol=1e-6)
 
 
 def test_all_layers_can_be_plotted(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One in seven is plotted here, from every kind of layer."""
     names = single.leaf_layers(ActionNet(15))
-    assert len(names) == 134  # ReLUs that are called three times stand once
+    assert len(names) == 134  # a ReLU that is called three times counts once
     monkeypatch.setattr(single, "leaf_layers", lambda model: names[::7] + names[-10:])
     single.main(single.Args(index=0, all_layers=True, tiles=8, attribution="integrated-gradients", out=Path("all")))
     folder = next(Path("all").iterdir())
@@ -116,7 +120,7 @@ def test_all_layers_can_be_plotted(work: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_interrupted_process_leaves_the_old_folder(work: Path) -> None:
-    """A second process is stopped while it draws; the earlier folder is complete, and nothing else is there."""
+    """A second process is stopped while it plots; the earlier folder stays complete, and nothing is left beside it."""
     out = work / "cut"
     single.main(single.Args(index=3, out=out, layers=("fc",), attribution="none"))
     (folder,) = out.iterdir()
@@ -139,13 +143,13 @@ def test_folder_with_other_files_is_not_replaced(work: Path) -> None:
     picture(2, (80, 64)).save("two/mine.png")
     quick = {"layers": ("fc",), "attribution": "none", "out": Path("kept")}
     single.main(single.Args(image=Path("one/mine.png"), **quick))
-    single.main(single.Args(image=Path("one/mine.png"), **quick))  # the same picture again
+    single.main(single.Args(image=Path("one/mine.png"), **quick))  # the same image again
     with pytest.raises(InputError, match=r"kept/mine: holds another image of that name; .*--out"):
         single.main(single.Args(image=Path("two/mine.png"), **quick))
-    Path("kept/mine/notes.txt").write_text("what I saw")
+    Path("kept/mine/notes.txt").write_text("observations")
     with pytest.raises(InputError, match=r"kept/mine: holds a file that is not ours \(notes.txt\)"):
         single.main(single.Args(image=Path("one/mine.png"), **quick))
-    assert Path("kept/mine/notes.txt").read_text() == "what I saw"
+    assert Path("kept/mine/notes.txt").read_text() == "observations"
 
 
 def test_folder_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,14 +180,15 @@ def test_folder_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"index": 90}, r"--index 90: the test set has 90 pictures, 0 to 89"),
+        ({"index": 90}, r"--index 90: the test set has 90 images, 0 to 89"),
         ({"index": 1, "seed": 2}, r"--index and --seed both choose"),
         ({"image": Path("nowhere.jpg")}, r"--image nowhere.jpg: no such file"),
         ({"true_class": "running"}, r"--true-class goes with --image"),
-        ({"index": 1, "layers": ("conv9",)}, r"layer conv9: the model has none of that name; alike: conv"),
+        ({"index": 1, "layers": ("conv9",)}, r"layer conv9: the model has no layer of that name; similar: conv"),
         ({"index": 1, "layers": ("relu2",), "channels": (256,)}, r"--channels 256: .* have at most 256 channels"),
+        ({"index": 1, "layers": ("base_model.layer1.0.relu#4",)}, r"relu#4: called only 3 times"),
         ({"index": 1, "tiles": 0}, r"--tiles 0: must be 1 or more"),
-        ({"index": 1, "run": "none"}, r"--run none: .*runs that have: "),
+        ({"index": 1, "run": "none"}, r"--run none: .*runs that have one: "),
     ],
 )
 def test_wrong_input_is_named(work: Path, options: dict, message: str) -> None:
