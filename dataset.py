@@ -170,17 +170,17 @@ def class_counts(samples: Sequence[Sample]) -> Counter[str]:
     return Counter(sample.label for sample in samples if sample.label is not None)
 
 
-def load_image(path: Path, least: int = 0) -> Image.Image:
+def load_image(path: Path, min_side: int = 0) -> Image.Image:
     """Decodes an image file to upright 8-bit RGB, transparent parts over white.
 
     Args:
-        least: short side in pixels that is enough; larger JPEGs are decoded, faster, at 1/2, 1/4 or 1/8. 0: full size.
+        min_side: a short side that is enough, in pixels; larger JPEGs are decoded at 1/2, 1/4 or 1/8. 0: full size.
 
     Raises: OSError (from Pillow) where the file is missing, truncated or not an image.
     """
     with Image.open(path) as file:
-        if least:
-            file.draft("RGB", (least, least))
+        if min_side:
+            file.draft("RGB", (min_side, min_side))
         image = ImageOps.exif_transpose(file)  # also decodes
     if image.mode.startswith("I;16"):
         image = image.point(lambda value: value / 257).convert("L")  # Pillow would clip 0..65535 at 255
@@ -199,7 +199,7 @@ class TrainTransform:
     flip: bool = True
 
     @property
-    def least(self) -> int:
+    def min_side(self) -> int:
         """Short side in pixels from which the smallest crop still has twice the pixels of the output."""
         return math.ceil(2 * self.size / math.sqrt(self.smallest * 3 / 4))
 
@@ -223,7 +223,7 @@ class EvalTransform:
     mirrored: bool = False
 
     @property
-    def least(self) -> int:
+    def min_side(self) -> int:
         """Short side in pixels from which the crop still has twice the pixels of the output."""
         return math.ceil(2 * self.size / min(1, self.reach))
 
@@ -283,7 +283,7 @@ class HarDataset(Dataset):
 
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
         try:
-            image = load_image(self.samples[item].path, self.transform.least)
+            image = load_image(self.samples[item].path, self.transform.min_side)
         except OSError as error:
             raise InputError(f"{self.samples[item].path}: cannot be read ({error})") from error
         with torch.random.fork_rng(devices=[], enabled=self.seeds is not None):

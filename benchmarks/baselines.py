@@ -261,7 +261,7 @@ def decoding_files(work: Workload, large: bool) -> list[Path]:
 
 def ours_decoding(work: Workload, large: bool) -> Step:
     transform = EvalTransform(SIZE)
-    return decoding_step(decoding_files(work, large), lambda file: transform(load_image(file, transform.least)))
+    return decoding_step(decoding_files(work, large), lambda file: transform(load_image(file, transform.min_side)))
 
 
 def pillow_decoding(work: Workload, large: bool) -> Step:

@@ -87,7 +87,7 @@ def load_example(sample: Sample, index: int | None, size: int) -> Example:
     transform = EvalTransform(size)
     try:
         image, content = load_image(sample.path), sample.path.read_bytes()
-        pixels = transform(load_image(sample.path, transform.least))
+        pixels = transform(load_image(sample.path, transform.min_side))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
         raise InputError(f"{sample.path}: cannot be read ({first_line(error)})") from error
     return Example(sample.name, index, hashlib.sha256(content).hexdigest(), image, normalise(pixels), sample.label)

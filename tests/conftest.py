@@ -24,7 +24,7 @@ from sample.build import ensure_sample
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = ("--weights", "random", "--image-size", "64", "--precision", "fp32")
-NARROW = (*SMALL, "--channels", "64")  # as few of all as the default takes for many pictures
+NARROW = (*SMALL, "--channels", "64")  # a small share of all, as the default takes for many images
 Script = Callable[..., subprocess.CompletedProcess]
 
 
@@ -49,7 +49,7 @@ def untrained() -> BackboneWeights:
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in sample, eight pictures a class."""
+    """The built-in sample, eight images per class."""
     folder = tmp_path_factory.mktemp("sample") / "sample"
     ensure_sample(folder, per_class=8)
     return folder
@@ -63,23 +63,23 @@ def har() -> Path:
     return Path(os.environ["HAR_DATA"])
 
 
-def picture(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
-    """A picture of its own for every seed: smooth blobs, whose perceptual hashes differ."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+def blobs(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
+    """An image of smooth blobs, another one for each seed; their perceptual hashes differ."""
+    cells = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC)
 
 
 @pytest.fixture
 def kaggle(tmp_path: Path) -> Path:
-    """A dataset in Kaggle's layout: 2 classes of 10 pictures and 3 unlabelled ones."""
+    """A dataset in Kaggle's layout: 2 classes of 10 images and 3 unlabelled ones."""
     root = tmp_path / "set"
     (root / "train").mkdir(parents=True)
     (root / "test").mkdir()
     rows = [(f"Image_{n}.jpg", ("run", "sit")[n % 2]) for n in range(20)]
     for n, (name, _) in enumerate(rows):
-        picture(n).save(root / "train" / name)
+        blobs(n).save(root / "train" / name)
     for n in range(3):
-        picture(100 + n).save(root / "test" / f"Image_{n}.jpg")
+        blobs(100 + n).save(root / "test" / f"Image_{n}.jpg")
     write_rows(root / "Training_set.csv", [("filename", "label"), *rows])
     write_rows(root / "Testing_set.csv", [("filename",), *((f"Image_{n}.jpg",) for n in range(3))])
     return root

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import picture
+from conftest import blobs
 from PIL import Image
 from torch import Tensor, nn
 
@@ -72,7 +72,7 @@ def test_other_weights_views_or_image_content_are_computed_anew(
     store_in(tmp_path).build(engine_of(backbone), samples, digests_of(samples, tmp_path), CPU, 0, "build")
     assert not store_in(tmp_path, weights="others").rows
     assert not store_in(tmp_path, view=1).rows
-    picture(77).save(samples[4].path)  # same name, other content
+    blobs(77).save(samples[4].path)  # same name, other content
     digests = digests_of(samples, tmp_path)
     store = store_in(tmp_path)
     assert store.build(engine_of(backbone), samples, digests, CPU, 0, "build") == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import picture, write_rows
+from conftest import blobs, write_rows
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -16,7 +16,7 @@ from runtime.errors import InputError
 
 
 def test_reads_kaggle_layout(kaggle: Path) -> None:
-    picture(50).save(kaggle / "train" / "extra.jpg")
+    blobs(50).save(kaggle / "train" / "extra.jpg")
     data = read_dataset(kaggle)
     assert data.classes == ["run", "sit"]
     assert len(data.train) == 20
@@ -43,7 +43,7 @@ def test_reads_class_folders(tmp_path: Path) -> None:
     for part, label, count in (("train", "a b", 3), ("train", "ünder", 2), ("test", "a b", 1)):
         (tmp_path / part / label).mkdir(parents=True)
         for n in range(count):
-            picture(n).save(tmp_path / part / label / f"{n}.PNG")
+            blobs(n).save(tmp_path / part / label / f"{n}.PNG")
     data = read_dataset(tmp_path)
     assert data.classes == ["a b", "ünder"]
     assert [sample.label for sample in data.train] == ["a b"] * 3 + ["ünder"] * 2
@@ -186,7 +186,7 @@ def test_missing_files_are_counted_in_one_error(kaggle: Path) -> None:
 def test_hidden_folders_and_unrelated_dataset_json_are_ignored(tmp_path: Path) -> None:
     for label in ("a", "b", ".ipynb_checkpoints"):
         (tmp_path / "train" / label).mkdir(parents=True)
-        picture(1).save(tmp_path / "train" / label / "1.jpg")
+        blobs(1).save(tmp_path / "train" / label / "1.jpg")
     (tmp_path / "dataset.json").write_text('{"labels": []}')
     data = read_dataset(tmp_path)
     assert data.classes == ["a", "b"]
@@ -250,7 +250,7 @@ def test_normalise_maps_imagenet_mean_to_zero(tmp_path: Path) -> None:
 
 def test_eval_transform_equals_torchvision_resize_and_centre_crop(tmp_path: Path) -> None:
     """Cropping and resizing in one step gives what resizing and then cropping gives."""
-    wide = picture(3, (301, 199))
+    wide = blobs(3, (301, 199))
     ours = EvalTransform(224)(wide).float()
     theirs = v2.Compose([v2.Resize(224), v2.CenterCrop(224), v2.PILToTensor()])(wide).float()
     assert (ours - theirs).abs().mean() < 1.5  # of 255; the two round the crop's corners differently
@@ -286,11 +286,11 @@ def test_centre_crop_box_by_reach() -> None:
 def test_large_jpegs_are_decoded_at_reduced_size(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: a quarter turn
-    picture(5, (3000, 2000)).save(tmp_path / "large.jpg", quality=95, exif=exif)
+    blobs(5, (3000, 2000)).save(tmp_path / "large.jpg", quality=95, exif=exif)
     transform = EvalTransform(320)
-    full, small = load_image(tmp_path / "large.jpg"), load_image(tmp_path / "large.jpg", transform.least)
+    full, small = load_image(tmp_path / "large.jpg"), load_image(tmp_path / "large.jpg", transform.min_side)
     assert full.size == (2000, 3000)  # upright
     assert small.size == (1000, 1500)
     assert (transform(full).float() - transform(small).float()).abs().mean() < 2
     crops = TrainTransform(64, 0.35, flip=False)
-    assert crops.least >= 2 * 64 / (0.35 * 3 / 4) ** 0.5
+    assert crops.min_side >= 2 * 64 / (0.35 * 3 / 4) ** 0.5

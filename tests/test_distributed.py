@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 OPTIONS = {"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 3, "low_res": 0.4, "mixup": 0.2}
 OPTIONS |= {"views": 2, "channels": 0}  # untrained features hardly vary: a projection would enlarge rounding errors
-OPTIONS["batch_size"] = 44  # of 90 pictures: none of the last batch are left for the second process
+OPTIONS["batch_size"] = 44  # of 90 images: none of the last batch are left for the second process
 
 
 def torchrun(folder: Path, script: str, *arguments: object) -> str:

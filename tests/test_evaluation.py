@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import picture
+from conftest import blobs
 from pages import check_page, not_blank
 
 from evaluation.bootstrap import bootstrap_intervals
@@ -136,7 +136,7 @@ def test_figures_have_room_for_long_class_names(tmp_path: Path, monkeypatch: pyt
     classes = [f"playing_a_very_large_$instrument${n}_with_friends_in_a_park" for n in range(count)]
     rows = []
     for n, size in enumerate([(400, 90), (90, 400), (200, 200), (30, 20), (300, 200), (200, 300)]):
-        picture(n, size).save(tmp_path / f"{n}.jpg")
+        blobs(n, size).save(tmp_path / f"{n}.jpg")
         top = [(classes[place % count], 0.9 / (place + 1)) for place in range(n, n + min(5, count))]
         row = {"path": tmp_path / f"{n}.jpg", "true": classes[-1 - n % 2], "predicted": top[0][0], "probability": 0.9}
         rows.append(row | {"top": top})

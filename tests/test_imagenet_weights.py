@@ -103,21 +103,21 @@ def test_photographs_get_their_imagenet_class(imagenet: BackboneWeights) -> None
     assert [index in classes for index, classes in zip(found, right.values(), strict=True)] == [True] * 4, found
 
 
-def serve(answer: bytes | None, stop_after: int | None = None) -> tuple[str, http.server.ThreadingHTTPServer]:
-    """A local server. `answer` None: accepts and stays silent. `stop_after`: sends so many bytes, then waits."""
+def serve(response: bytes | None, stop_after: int | None = None) -> tuple[str, http.server.ThreadingHTTPServer]:
+    """A local server. `response` None: accepts and stays silent. `stop_after`: sends so many bytes, then waits."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            if answer is None:
+            if response is None:
                 time.sleep(60)
                 return
             self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
+            self.send_header("Content-Length", str(len(response)))
             self.end_headers()
 
         def do_GET(self) -> None:
             self.do_HEAD()
-            self.wfile.write((answer or b"")[:stop_after])
+            self.wfile.write((response or b"")[:stop_after])
             self.wfile.flush()
             if stop_after is not None:
                 time.sleep(60)

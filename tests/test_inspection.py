@@ -147,12 +147,12 @@ def test_columns_connected_one_to_one_show_the_same_channels(net: ActionNet, see
     assert [column.spec for column in columns] == specs
     assert columns[0].channels == columns[1].channels == tuple(most_active(seen["base_model.layer1.0.relu#2"], 5))
     assert columns[3].channels == columns[4].channels == columns[5].channels == tuple(most_active(seen["relu1"], 5))
-    links = [connect(net, left, right, seen) for left, right in zip([None, *columns[:-1]], columns, strict=True)]
-    assert [link.one_to_one for link in links] == [False, True, False, False, True, True, False, True]
-    assert [link.skipped for link in links] == [2, 0, 46, 0, 0, 0, 0, 0]
+    connections = [connect(net, left, right, seen) for left, right in zip([None, *columns[:-1]], columns, strict=True)]
+    assert [connection.one_to_one for connection in connections] == [False, True, False, False, True, True, False, True]
+    assert [connection.skipped for connection in connections] == [2, 0, 46, 0, 0, 0, 0, 0]
     row, left = columns[3].channels[1], columns[2].channels[4]
-    assert links[3].weights[1, 4] == pytest.approx(net.conv1.weight[row, left].norm().item(), rel=1e-5)
-    assert links[2].weights is None  # what lies between is not one convolution
+    assert connections[3].weights[1, 4] == pytest.approx(net.conv1.weight[row, left].norm().item(), rel=1e-5)
+    assert connections[2].weights is None  # more than one convolution lies between
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import picture, small, write_rows
+from conftest import blobs, small, write_rows
 from PIL import Image
 from sklearn.metrics import f1_score
 
@@ -59,10 +59,10 @@ def test_metrics_follow_from_the_table_of_predictions(trained: Path) -> None:
     assert counts.sum() == 90
     assert np.trace(counts) == round(values["accuracy"] * 90)
     with (folder / "predictions.csv").open(newline="") as file:
-        answers = list(csv.DictReader(file))
-    assert len(answers) == 30
-    assert set(answers[0]) == {"filename", "label", "probability"}
-    assert all(0 < float(row["probability"]) <= 1 for row in answers)
+        predictions = list(csv.DictReader(file))
+    assert len(predictions) == 30
+    assert set(predictions[0]) == {"filename", "label", "probability"}
+    assert all(0 < float(row["probability"]) <= 1 for row in predictions)
     assert len(json.loads((folder / "pred.json").read_text())) == 5
     for name in ("conf_matrix.png", "pred.png", "mistakes.png", "trust.png", "confused.png"):
         with Image.open(folder / name) as image:
@@ -114,8 +114,8 @@ def test_any_images_and_folders_are_predicted(
 ) -> None:
     monkeypatch.chdir(trained)
     Path("mine").mkdir()
-    picture(0).save("mine/one.png")
-    picture(1).convert("L").save("mine/two.jpg")
+    blobs(0).save("mine/one.png")
+    blobs(1).convert("L").save("mine/two.jpg")
     args = predict5.Args(images=(Path("mine"), Path("mine/one.png")), csv=Path("mine.csv"), precision="fp32")
     predict5.main(args)
     with Path("mine.csv").open(newline="") as file:

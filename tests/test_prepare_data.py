@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import picture
+from conftest import blobs
 
 import prepare_data
 from runtime.errors import InputError
@@ -26,7 +26,7 @@ def test_check_reports_duplicates_unreadable_and_unlisted_files(
     (train_folder / "Image_1.jpg").write_bytes((train_folder / "Image_0.jpg").read_bytes())  # has another label
     (kaggle / "test" / "Image_2.jpg").write_bytes((train_folder / "Image_6.jpg").read_bytes())
     (train_folder / "Image_5.jpg").write_bytes(b"broken")
-    picture(60).save(train_folder / "unlisted.jpg")
+    blobs(60).save(train_folder / "unlisted.jpg")
     prepare_data.main(prepare_data.Args(check=kaggle))
     report = json.loads(Path("results/data_check.json").read_text())
     assert {name: row["n"] for name, row in report["classes"].items()} == {"run": 10, "sit": 10}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import blobs
 from PIL import Image
 
 from dataset import ActionData, Sample, read_dataset
@@ -18,14 +18,14 @@ from splits.split import describe, split_data
 def save_images(folder: Path, count: int) -> list[Path]:
     paths = [folder / f"{n}.png" for n in range(count)]
     for n, path in enumerate(paths):
-        picture(n, (90, 70)).save(path)
+        blobs(n, (90, 70)).save(path)
     return paths
 
 
 def test_duplicates_share_a_group(tmp_path: Path) -> None:
     paths = save_images(tmp_path, 6)
     shutil.copy(paths[0], tmp_path / "same_bytes.png")
-    picture(1, (90, 70)).resize((60, 50)).save(tmp_path / "smaller.jpg", quality=60)
+    blobs(1, (90, 70)).resize((60, 50)).save(tmp_path / "smaller.jpg", quality=60)
     scans = scan_files([*paths, tmp_path / "same_bytes.png", tmp_path / "smaller.jpg"], tmp_path / "scans.json")
     groups = group_duplicates(scans).tolist()
     assert groups[6] == groups[0]
@@ -45,7 +45,7 @@ def test_changed_files_are_scanned_again(tmp_path: Path) -> None:
     cache_file = tmp_path / "cache" / "scans.json"
     (first,) = scan_files([path], cache_file)
     assert (first.width, first.height) == (90, 70)
-    picture(9, (55, 44)).save(path)
+    blobs(9, (55, 44)).save(path)
     (second,) = scan_files([path], cache_file)
     assert (second.width, second.height) == (55, 44)
     assert second.sha256 != first.sha256

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import NARROW, REPOSITORY, Script, picture, read_jsonl, small
+from conftest import NARROW, REPOSITORY, Script, blobs, read_jsonl, small
 from PIL import Image
 
 import predict5
@@ -57,8 +57,8 @@ def test_checkpoint_opens_safely_and_reproduces_validation(trained: Path) -> Non
     assert not model.training
     assert {part: list(names) for part, names in split.items()} == json.loads((run / "split.json").read_text())
     data = {sample.name: sample for sample in read_dataset(trained / "data" / "sample").train}
-    pictures = HarDataset([data[name] for name in split["val"]], record["classes"], EvalTransform(64))
-    images, targets = zip(*(pictures[n] for n in range(len(pictures))), strict=True)
+    dataset = HarDataset([data[name] for name in split["val"]], record["classes"], EvalTransform(64))
+    images, targets = zip(*(dataset[n] for n in range(len(dataset))), strict=True)
     with torch.inference_mode():
         logits = model(normalise(torch.stack(images)))
     again = summarise(logits, torch.tensor(targets))
@@ -135,8 +135,8 @@ def test_fine_tuned_stage_is_trained_saved_and_resumed(
     with Path("results/u/test/test_predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     files = {sample.name: sample for sample in read_dataset(sample).labelled}
-    pictures = HarDataset([files[row["filename"]] for row in rows], record["classes"], EvalTransform(64))
-    images = normalise(torch.stack([pictures[n][0] for n in range(len(pictures))]))
+    dataset = HarDataset([files[row["filename"]] for row in rows], record["classes"], EvalTransform(64))
+    images = normalise(torch.stack([dataset[n][0] for n in range(len(dataset))]))
     with torch.inference_mode():
         highest = model.probabilities(model(images)).max(1).values  # the whole network at once
     assert [float(row["probability"]) for row in rows] == pytest.approx(highest.tolist(), abs=1e-4)
@@ -276,7 +276,7 @@ def test_changed_images_are_refused(sample: Path, tmp_path: Path, monkeypatch: p
     best = json.loads(Path("results/c/best.json").read_text())
     assert best["seconds"]["training"] > 0
     tested = json.loads(Path("results/c/split.json").read_text())["test"][0]
-    picture(5, (200, 150)).save(Path("mine") / tested)
+    blobs(5, (200, 150)).save(Path("mine") / tested)
     with pytest.raises(
         InputError,
         match=rf"{tested} and 0 other test images have changed since this run was trained\. Pass the original",
@@ -289,7 +289,7 @@ def test_changed_images_are_refused(sample: Path, tmp_path: Path, monkeypatch: p
 def test_imagenet_features_separate_the_drawn_actions(
     imagenet: BackboneWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Small pictures and few of them: far above one in fifteen, and no set that is solved."""
+    """Few and small images: far above one in fifteen, but not all of them."""
     monkeypatch.chdir(tmp_path)
     ensure_sample(Path("drawn"), per_class=20)
     train.main(train.Args(data=Path("drawn"), image_size=128, epochs=8, views=1, batch_size=32, run="i"))

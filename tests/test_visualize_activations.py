@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, Script, picture
+from conftest import REPOSITORY, Script, blobs
 from pages import not_blank
 from PIL import Image
 
@@ -198,7 +198,7 @@ def test_nothing_overlaps_with_long_names_many_classes_or_odd_images(
     folder = Path("a folder with a long name of its own") / "and another one below it, long too"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "an image whose name goes on $_{ and on and on.png"
-    picture(3, size).save(file)
+    blobs(3, size).save(file)
     model = ActionNet(classes).eval()
     example = file_example(file, 64)
     with torch.inference_mode(), record(model, [*leaf_layers(model), "base_model"]) as recorded:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, Script, picture
+from conftest import REPOSITORY, Script, blobs
 from pages import not_blank
 
 import visualize_single_example as single
@@ -139,8 +139,8 @@ def test_interrupted_process_leaves_the_old_folder(work: Path) -> None:
 def test_folder_with_other_files_is_not_replaced(work: Path) -> None:
     Path("one").mkdir(exist_ok=True)
     Path("two").mkdir(exist_ok=True)
-    picture(1, (80, 64)).save("one/mine.png")
-    picture(2, (80, 64)).save("two/mine.png")
+    blobs(1, (80, 64)).save("one/mine.png")
+    blobs(2, (80, 64)).save("two/mine.png")
     quick = {"layers": ("fc",), "attribution": "none", "out": Path("kept")}
     single.main(single.Args(image=Path("one/mine.png"), **quick))
     single.main(single.Args(image=Path("one/mine.png"), **quick))  # the same image again
