@@ -294,4 +294,4 @@ def test_imagenet_features_separate_the_drawn_actions(
     ensure_sample(Path("drawn"), per_class=20)
     train.main(train.Args(data=Path("drawn"), image_size=128, epochs=8, views=1, batch_size=32, run="i"))
     predict5.main(predict5.Args())
-    assert 4 / 15 < json.loads(Path("results/i/test/metrics.json").read_text())["accuracy"] < 1
+    assert 0.5 < json.loads(Path("results/i/test/metrics.json").read_text())["accuracy"] < 1  # 0.71 and 0.58 by seed

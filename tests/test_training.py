@@ -1,10 +1,13 @@
 """The training loop: schedule, mixup, stopping, and that it learns."""
 
 import io
+import json
 import math
 import re
+from collections import Counter
 from contextlib import redirect_stdout
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +15,12 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+import train
 from backbones.imagenet_weights import BackboneWeights
+from dataset import read_dataset
 from model import build_model
 from runtime.errors import InputError
+from runtime.files import write_csv
 from training.feeds import Batches
 from training.loop import best_epoch, fit, initial_state, mixup, warmup_cosine
 from training.options import Args
@@ -168,3 +174,20 @@ def test_plain_recipe_is_adam_without_schedule_or_regularisation() -> None:
         state.optimizer.step()
         state.scheduler.step()
     assert (PLAIN.views, PLAIN.batch_size, PLAIN.mixup, PLAIN.label_smoothing, PLAIN.weight_decay) == (0, 32, 0, 0, 0)
+
+
+def test_real_photographs_are_recognised_far_above_chance(
+    har: Path, imagenet: BackboneWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty small images per class, six epochs; chance is 0.07."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "har/train").mkdir(parents=True)
+    counts, rows = Counter(), []
+    for sample in read_dataset(har).train:
+        counts[sample.label] += 1
+        if counts[sample.label] <= 30:
+            (tmp_path / "har/train" / sample.path.name).symlink_to(sample.path.resolve())
+            rows.append((sample.path.name, sample.label))
+    write_csv(tmp_path / "har/Training_set.csv", rows, ("filename", "label"))
+    train.main(Args(data=Path("har"), image_size=128, epochs=6, batch_size=32, run="h"))
+    assert 0.4 < json.loads(Path("results/h/best.json").read_text())["val"]["accuracy"] < 0.9
