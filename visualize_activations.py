@@ -1,4 +1,4 @@
-"""Draws the layer-by-layer grid of a trained network: kernels, activations, connections and class probabilities.
+"""Draws the layer-by-layer grid of a network: kernels, activations, class probabilities.
 
     python visualize_activations.py                          a random test image of the newest run
     python visualize_activations.py IMAGE …                  any images; --index 3 17: those test images

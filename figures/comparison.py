@@ -24,12 +24,15 @@ MOST_EPOCHS = 10
 
 
 def similarity(left: Tensor, right: Tensor) -> float:
-    """Cosine similarity of the channel means of two recordings (C, h, w); 1: the same proportions."""
+    """Cosine similarity of the channel means of two outputs (C, h, w) of a layer."""
     return torch.cosine_similarity(left.float().mean((1, 2)), right.float().mean((1, 2)), dim=0).item()
 
 
 def compared_channels(left: Tensor, right: Tensor) -> tuple[list[int], list[int]]:
-    """Channels most active in both recordings (C, h, w) together, and those of the others that differ most."""
+    """Channels of two outputs (C, h, w) of a layer to compare.
+
+    Returns: those most active in both together, and those of the others that differ most.
+    """
     first, second = activity(left), activity(right)
     both = (first + second).argsort(descending=True, stable=True)[:EACH].tolist()
     differ = (first - second).abs().argsort(descending=True, stable=True).tolist()
@@ -39,9 +42,10 @@ def compared_channels(left: Tensor, right: Tensor) -> tuple[list[int], list[int]
 def compare(
     path: Path, predictions: Sequence[Prediction], acts: Sequence[Mapping[str, Tensor]], model: nn.Module, detail: str
 ) -> None:
-    """Two images, their predictions, and for each layer the same channels of both, on one scale per channel.
+    """Draws two images, their predictions, and the same channels of both for each layer.
 
-    Writes channels and similarities beside the page, .json, and the maps of those channels by layer (2, n, h, w), .npz.
+    Each channel has one scale for both images. Writes channels and similarities beside the page, .json, and the maps of
+    those channels by layer (2, n, h, w), .npz.
 
     Args:
         acts: of either image, (C, h, w) by layer.
@@ -57,8 +61,8 @@ def compare(
         scale = min(3.0 / wide, 2.3 / high)
         draw_image(page.plot(x, 1.5, wide * scale, high * scale), prediction.example)
         draw_probabilities(page.plot(x + 3.2, 1.5, 2.8, 2.3), prediction, most=9)
-    page.text(3.2, 4.0, "most active in both", 10, weight="bold")
-    page.text(3.2 + EACH * (size + 0.08) + 0.4, 4.0, "most different of the others", 10, weight="bold")
+    page.text(3.2, 4.0, "channels most active in both", 10, weight="bold")
+    page.text(3.2 + EACH * (size + 0.08) + 0.4, 4.0, "other channels that differ most", 10, weight="bold")
     found = {}
     for index, layer in enumerate(layers):
         left, right = acts[0][layer], acts[1][layer]
@@ -66,7 +70,7 @@ def compare(
         near, chosen = similarity(left, right), compared_channels(left, right)
         shape = " × ".join(map(str, left.shape))
         page.text(0.3, y + 0.3, shortened(layer), 9.5, weight="bold")
-        page.text(0.3, y + 0.52, f"{describe_layer(module)}\n{shape}\nsimilarity {near:.2f}", 8.5, color="0.35")
+        page.text(0.3, y + 0.52, f"{describe_layer(module)}\n{shape}\ncosine similarity {near:.2f}", 8.5, color="0.35")
         for place, channels in enumerate(chosen):
             draw_pair(page, 3.2 + place * (EACH * (size + 0.08) + 0.4), y, size, left, right, channels)
         found[layer] = {"similarity": near, "most_active": chosen[0], "most_different": chosen[1]}
@@ -92,7 +96,10 @@ def draw_pair(
 
 
 def shown_epochs(epochs: Sequence[int]) -> list[int]:
-    """Positions of at most `MOST_EPOCHS` epochs, including first and last; denser at the start, where most changes."""
+    """Positions of at most `MOST_EPOCHS` epochs to draw, first and last included.
+
+    Denser at the start, where most changes.
+    """
     last = len(epochs) - 1
     if last < MOST_EPOCHS:
         return list(range(last + 1))
@@ -108,7 +115,7 @@ def training(
     epochs: Sequence[int],
     detail: str,
 ) -> None:
-    """Maps and kernels over the epochs, a line per channel; below, probabilities and distances of the kernels.
+    """Draws maps and kernels over the epochs, probabilities, and distances of the kernels.
 
     Writes probabilities and distances beside the page, .json, and the tiles by column (epochs, rows, …), .npz.
 
@@ -143,7 +150,7 @@ def training(
 
 
 def draw_history(page: Page, y: float, size: float, column: Column, values: np.ndarray) -> None:
-    """The channels of one column (epochs, rows, …): maps on one scale per line, kernels each on its own."""
+    """Draws one column (epochs, rows, …): maps on one scale per line, each kernel on its own."""
     page.text(0.3, y + 0.05, f"kernels of {column.layer}" if column.is_kernels else column.layer, 10, weight="bold")
     words = "each tile on its own scale" if column.is_kernels else "one scale per line"
     page.text(0.3, y + 0.27, words, 7.5, color="0.35")

@@ -1,4 +1,4 @@
-"""Chooses the grid's columns and computes connection strengths between the channels of neighbouring layers.
+"""Chooses the grid's columns and computes the connections between their channels.
 
 Neighbouring columns are connected one to one where each channel depends on the channel of the same number alone (a
 kernel and its map, a ReLU; shortcuts are left out), and fully where each channel depends on all.
@@ -42,9 +42,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Connection:
-    """How a column depends on the one before: `one_to_one` or fully, through `skipped` convolutions not shown.
+    """How a column depends on the one before it.
 
     Attributes:
+        one_to_one: each channel depends on the channel of the same number alone; otherwise on all.
+        skipped: convolutions between the two columns that are not shown.
         weights: of a full connection without skipped layers, (rows right, rows left): L2 norms of the kernel slices.
     """
 
@@ -54,7 +56,9 @@ class Connection:
 
 
 def make_columns(model: nn.Module, specs: Sequence[str], acts: Mapping[str, Tensor], rows: int) -> list[Column]:
-    """Columns in the given order; those connected one to one show the same channels, the most active of the last one.
+    """Chooses the channels of the columns that `specs` names, in the given order.
+
+    Columns connected one to one show the same channels: the most active of the last one of them.
 
     Args:
         acts: outputs (C, h, w) of every leaf layer and every layer of `specs`, in the order of the calls.
@@ -116,7 +120,7 @@ def is_before(model: nn.Module, left: Column, right: Column, acts: Mapping[str, 
 
 
 def layers_between(model: nn.Module, left: Column | None, right: Column, acts: Mapping[str, Tensor]) -> list[nn.Module]:
-    """Leaf layers after `left` (None: from the input) up to and including `right`, without those of shortcuts."""
+    """Leaf layers after `left` (None: the input), `right` included, without shortcuts."""
     start = position_of(model, left, acts) + 1 if left else 0
     ran = leaves_of(model, acts)[start : position_of(model, right, acts) + 1]
     return [module_of(model, leaf) for leaf in ran if SHORTCUT not in leaf]
@@ -139,7 +143,10 @@ def connect(model: nn.Module, left: Column | None, right: Column, acts: Mapping[
 
 
 def contributions(model: nn.Module, last: Column, acts: Mapping[str, Tensor]) -> np.ndarray | None:
-    """Contributions of the last column's rows to the logits (K, rows): weight × pooled value; None if not linear."""
+    """Contributions of the last column's channels to the logits, weight × pooled value.
+
+    Returns: (K, rows); None for kernels, and where channels mix between the column and `fc`.
+    """
     fc = model.get_submodule("fc")
     after = [module_of(model, leaf) for leaf in leaves_of(model, acts)[position_of(model, last, acts) + 1 :]]
     if last.is_kernels or not all(isinstance(module, PER_CHANNEL) for module in after[:-1]) or after[-1:] != [fc]:
@@ -150,5 +157,5 @@ def contributions(model: nn.Module, last: Column, acts: Mapping[str, Tensor]) ->
 
 
 def shown_values(column: Column, maps: Tensor) -> Tensor:
-    """Values of a column's tiles: its channels of its present kernels, or of the given maps (C, h, w)."""
+    """Values of a column's tiles: of its present kernels, or of the given maps (C, h, w)."""
     return (kernel_tiles(column.module) if column.is_kernels else maps.float())[list(column.channels)]

@@ -1,4 +1,4 @@
-"""The layer-by-layer grid: kernels and activations in columns, connections between them, class probabilities."""
+"""Draws the layer-by-layer grid: kernels, activations, connections, class probabilities."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -143,7 +143,10 @@ def type_name(module: nn.Module) -> str:
 
 
 def draw_prediction(page: Page, x: float, height: float, prediction: Prediction, values: np.ndarray | None) -> None:
-    """Class probabilities; lines from the last column to the most probable ones show contributions to their logits."""
+    """Draws class probabilities and what the last column contributes to their logits.
+
+    Lines go to the most probable classes: red raises a logit, blue lowers it, thicker is more.
+    """
     count = min(len(prediction.classes), 15)
     draw_probabilities(page.plot(x, TOP + 0.1, 3.0, height), prediction, most=count)
     of = f"{count} of {len(prediction.classes)}" if count < len(prediction.classes) else f"{count}"

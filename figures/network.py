@@ -1,4 +1,4 @@
-"""Draws the network from the model: every stage with its shape, its parameters, and whether they are trained."""
+"""Draws the stages of a network with their shapes and parameters, frozen or trained."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.patches import Polygon
+from matplotlib.patches import FancyArrowPatch, Polygon
 from torch import nn
 
 from backbones.timm_torchvision import LibraryBackbone
-from figures.page import Page
+from figures.page import Page, wrap_text
 from model import ActionNet
 from runtime.files import write_json
 
 FROZEN, TRAINED, BARE = "#9fb8dc", "#f2b184", "0.85"
 JOINED = (nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Dropout2d)  # drawn with the stage that they belong to
-LEFT, PITCH = 0.3, 1.5  # of the boxes, inches
+LEFT, PITCH = 0.3, 1.12  # of the boxes, inches
 BOTTOM = 3.95  # of the boxes, inches from the top
-DEPTH = 0.16
+DEPTH = 0.16  # of a high box, inches
+ARROW = 0.125  # height of the arrows above the bottom of the boxes, inches: half of the lowest box
 
 
 def stage_layers(model: ActionNet) -> list[str]:
@@ -78,13 +79,16 @@ def kind(module: nn.Module) -> str:
 
 
 def network(path: Path, model: ActionNet, size: int, shapes: Mapping[str, tuple[int, ...]], detail: str) -> None:
-    """Draws the stages as boxes, whose height shows the side of the maps and whose width the channels (logarithms).
+    """Draws the stages as boxes from the image to the class probabilities.
 
-    Writes `stages` beside the figure, .json.
+    A box's height grows with the logarithm of the feature maps' side, its width with that of their channels. Writes
+    `stages` beside the figure, .json.
     """
     rows = stages(model, shapes)
     image = {"name": "image", "parts": ["RGB, normalised"], "kind": "", "output": [3, size, size], "parameters": 0}
-    classes = {"name": "probabilities", "parts": ["softmax"], "kind": "", "output": rows[-1]["output"], "parameters": 0}
+    count = rows[-1]["output"][0]
+    name = f"{count} class\nprobabilities"
+    classes = {"name": name, "parts": ["softmax"], "kind": "", "output": [count], "parameters": 0}
     boxes = [image, *rows, classes]
     page = Page(2 * LEFT + PITCH * len(boxes) - 0.1, BOTTOM + 2.15)
     total = sum(row["parameters"] for row in rows)
@@ -95,17 +99,19 @@ def network(path: Path, model: ActionNet, size: int, shapes: Mapping[str, tuple[
         page.box(x, 0.85, 0.16, 0.16, fill=True, facecolor=colour, edgecolor="0.4")
         page.text(x + 0.24, 0.86, meaning, 8.5)
     ends = [draw_box(page, LEFT + index * PITCH, box) for index, box in enumerate(boxes)]
-    arrows = [((left[1], left[2]), (right[0], right[2])) for left, right in pairwise(ends)]
-    page.lines(arrows, colors="0.4", linewidths=1)
+    for (_, start), (end, _) in pairwise(ends):
+        tips = (start, BOTTOM - ARROW), (end, BOTTOM - ARROW)
+        style = {"arrowstyle": "-|>", "mutation_scale": 9, "color": "0.3", "shrinkA": 0, "shrinkB": 0, "zorder": 3}
+        page.axes.add_patch(FancyArrowPatch(*tips, **style))
     draw_parts(page, rows, model.backbone_title)
     page.save(path)
     write_json(path.with_suffix(".json"), {"image_size": size, "parameters": total, "trained": trained, "stages": rows})
 
 
-def draw_box(page: Page, x: float, box: dict[str, Any]) -> tuple[float, float, float]:
-    """Draws a stage; returns where lines start and end: left, right, height."""
+def draw_box(page: Page, x: float, box: dict[str, Any]) -> tuple[float, float]:
+    """Draws a stage; returns where the arrow to it ends and the one from it starts."""
     channels, side = box["output"][0], box["output"][-1] if len(box["output"]) == 3 else 1
-    high, wide = 0.25 + 0.27 * np.log2(side), 0.08 + 0.065 * np.log2(channels)
+    high, wide = 0.25 + 0.27 * np.log2(side), 0.08 + 0.045 * np.log2(channels)
     bare = not box["parameters"]
     colour = BARE if bare else TRAINED if box["trained"] else FROZEN
     left, top, right = x, BOTTOM - high, x + wide
@@ -117,13 +123,15 @@ def draw_box(page: Page, x: float, box: dict[str, Any]) -> tuple[float, float, f
         ([(right, top), (right + shift, top - shift), (right + shift, BOTTOM - shift), (right, BOTTOM)], 0.9),
     ):
         page.axes.add_patch(Polygon(corners, alpha=shade, **style))
-    parts = [box["kind"] if part == box["name"] else part.removeprefix("base_model.") for part in box["parts"]]
+    name = box["name"].replace("base_model.", "base_model.\n")  # in full: the head has a conv1 of its own
+    kind = wrap_text(box["kind"], PITCH, 8.5)
+    parts = [kind if part == box["name"] else part.removeprefix("base_model.") for part in box["parts"]]
     count = "" if bare else f"{box['parameters'] / 1e6:.2f} M" if box["parameters"] > 1e5 else f"{box['parameters']:,}"
-    page.text(x, BOTTOM + 0.1, box["name"], 8.5, weight="bold")  # in full: the head has a conv1 of its own
-    page.text(x, BOTTOM + 0.3, " × ".join(map(str, box["output"])), 8.5, color="0.2")
-    details = [*([f"{count} parameters"] if count else []), *parts]
-    page.text(x, BOTTOM + 0.49, "\n".join(details), 7.5, color="0.4")
-    return left, right + shift * 0.5, BOTTOM - min(high, 0.5) / 2
+    page.text(x, BOTTOM + 0.46, name, 9, weight="bold", va="bottom")
+    page.text(x, BOTTOM + 0.5, " × ".join(map(str, box["output"])), 8.5, color="0.2")
+    details = [*([f"{count} params"] if count else []), *parts]
+    page.text(x, BOTTOM + 0.68, "\n".join(details), 8.5, color="0.35")
+    return left, right + shift * 0.5
 
 
 def draw_parts(page: Page, rows: Sequence[dict[str, Any]], backbone: str) -> None:
@@ -137,9 +145,9 @@ def draw_parts(page: Page, rows: Sequence[dict[str, Any]], backbone: str) -> Non
         trained = [row["trained"] > 0 for row in rows[first - 1 : last] if row["parameters"]]
         state = "trained" if all(trained) else "partly fine-tuned" if any(trained) else "frozen"
         parts.append((first, last, f"{words}, {state}", TRAINED if all(trained) else FROZEN))
-    parts.append((len(rows) + 1, len(rows) + 1, f"output: {rows[-1]['output'][0]} classes", BARE))
+    parts.append((len(rows) + 1, len(rows) + 1, "output", BARE))
     for first, last, words, colour in parts:
-        left, right = LEFT + first * PITCH, LEFT + (last + 1) * PITCH - 0.25
+        left, right = LEFT + first * PITCH, LEFT + (last + 1) * PITCH - 0.12
         page.box(left, BOTTOM + 1.75, right - left, 0.28, fill=True, facecolor=colour, edgecolor="none", alpha=0.6)
         size = min(9, 110 * (right - left) / len(words))
         page.text((left + right) / 2, BOTTOM + 1.81, words, size, ha="center", weight="bold")

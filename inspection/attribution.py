@@ -1,4 +1,7 @@
-"""Attribution maps by captum: Grad-CAM, occlusion, integrated gradients. All of them work on a frozen backbone."""
+"""Attribution maps by captum: Grad-CAM, occlusion, integrated gradients.
+
+All of them also work where the backbone is frozen.
+"""
 
 from collections.abc import Sequence
 
@@ -25,7 +28,9 @@ def grad_cam(model: nn.Module, layer: str, image: Tensor, target: int) -> Tensor
 
 
 def occlusion(model: nn.Module, image: Tensor, targets: Sequence[int]) -> Tensor:
-    """Drop of each target's logit when a square of the image is covered (https://arxiv.org/abs/1311.2901).
+    """Drop of each target's logit when a square of the image is covered.
+
+    Source: Zeiler and Fergus 2013, https://arxiv.org/abs/1311.2901.
 
     Args:
         image: normalised, (3, S, S); S at least 7.
@@ -51,7 +56,9 @@ def occlusion(model: nn.Module, image: Tensor, targets: Sequence[int]) -> Tensor
 
 
 def integrated_gradients(model: nn.Module, image: Tensor, targets: Sequence[int]) -> Tensor:
-    """Integrated gradients (https://arxiv.org/abs/1703.01365) from a mean-coloured image, summed over RGB.
+    """Integrated gradients from a mean-coloured image, summed over RGB.
+
+    Source: Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365.
 
     Args:
         image: normalised, (3, S, S).
