@@ -19,13 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
-from torchvision.transforms import v2
 
 from runtime.errors import InputError
+from runtime.images import image_files, load_image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,7 +35,6 @@ ARCHIVE_FOLDER = "Human Action Recognition"
 NAME_FILE = "dataset.json"  # optional, {"name": …}: the dataset's name in results
 NAME_COLUMNS = ("filename", "image_path", "image", "file", "path")
 LABEL_COLUMNS = ("label", "class", "category", "action")
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -159,35 +159,11 @@ def read_class_folders(folder: Path, root: Path) -> list[Sample]:
     return [Sample(file.relative_to(root).as_posix(), file, file.relative_to(folder).parts[0]) for file in files]
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Image files in `folder` and below, sorted, without hidden files and folders."""
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    shown = (file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-    return sorted(file for file in shown if file.is_file())
-
-
 def class_counts(samples: Sequence[Sample]) -> Counter[str]:
     return Counter(sample.label for sample in samples if sample.label is not None)
 
 
-def load_image(path: Path, min_side: int = 0) -> Image.Image:
-    """Decodes an image file to upright 8-bit RGB, transparent parts over white.
-
-    Args:
-        min_side: a short side that is enough, in pixels; larger JPEGs are decoded at 1/2, 1/4 or 1/8. 0: full size.
-
-    Raises: OSError (from Pillow) where the file is missing, truncated or not an image.
-    """
-    with Image.open(path) as file:
-        if min_side:
-            file.draft("RGB", (min_side, min_side))
-        image = ImageOps.exif_transpose(file)  # also decodes
-    if image.mode.startswith("I;16"):
-        image = image.point(lambda value: value / 257).convert("L")  # Pillow would clip 0..65535 at 255
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+Box = tuple[float, float, float, float]  # left, top, right and bottom of a crop, in pixels
 
 
 @dataclass(frozen=True)
@@ -203,10 +179,12 @@ class TrainTransform:
         """Short side in pixels from which the smallest crop still has twice the pixels of the output."""
         return math.ceil(2 * self.size / math.sqrt(self.smallest * 3 / 4))
 
+    def crop(self, width: int, height: int) -> tuple[Box, bool]:
+        """Draws a crop of an image of that size, and whether it is mirrored, from torch's global generator."""
+        return random_crop(width, height, self.smallest), self.flip and torch.rand(()).item() < 0.5
+
     def __call__(self, image: Image.Image) -> Tensor:
-        top, left, height, width = v2.RandomResizedCrop.get_params(image, [self.smallest, 1.0], [3 / 4, 4 / 3])
-        crop = resized_crop(image, (left, top, left + width, top + height), self.size)
-        return crop.flip(-1) if self.flip and torch.rand(()) < 0.5 else crop
+        return resized_crop(image, *self.crop(*image.size), self.size)
 
 
 @dataclass(frozen=True)
@@ -227,9 +205,12 @@ class EvalTransform:
         """Short side in pixels from which the crop still has twice the pixels of the output."""
         return math.ceil(2 * self.size / min(1, self.reach))
 
+    def crop(self, width: int, height: int) -> tuple[Box, bool]:
+        """The crop of an image of that size, and whether it is mirrored."""
+        return middle(width, height, self.reach), self.mirrored
+
     def __call__(self, image: Image.Image) -> Tensor:
-        crop = resized_crop(image, middle(*image.size, self.reach), self.size)
-        return crop.flip(-1) if self.mirrored else crop
+        return resized_crop(image, *self.crop(*image.size), self.size)
 
 
 def tta_views(size: int, full_size: int = 0) -> list[EvalTransform]:
@@ -243,16 +224,36 @@ def tta_views(size: int, full_size: int = 0) -> list[EvalTransform]:
     return [*views, EvalTransform(full_size, math.inf)] if full_size else views
 
 
-def middle(width: int, height: int, reach: float = 1.0) -> tuple[float, float, float, float]:
+def middle(width: int, height: int, reach: float = 1.0) -> Box:
     """Centre crop of `EvalTransform` in an image of that size: left, top, right and bottom, in pixels."""
     most = reach * min(width, height)
     wide, high = min(width, most), min(height, most)
     return (width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2
 
 
-def resized_crop(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Tensor:
-    """Crops to the box (left, top, right, bottom in pixels) and resizes, in one step: (3, size, size) uint8."""
-    return v2.functional.pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR, box))
+def random_crop(width: int, height: int, smallest: float) -> Box:
+    """A crop of `smallest` to 1 of the area and of aspect ratio 3/4 to 4/3; after ten misfits the largest centre crop.
+
+    Szegedy et al. 2014 (https://arxiv.org/abs/1409.4842), section 6; the crops of torchvision's `RandomResizedCrop`.
+    """
+    low, high = torch.log(torch.tensor([3 / 4, 4 / 3]))
+    for _ in range(10):
+        area = width * height * torch.empty(1).uniform_(smallest, 1).item()
+        ratio = torch.empty(1).uniform_(low, high).exp().item()
+        wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < tall <= height:
+            top = torch.randint(height - tall + 1, (1,)).item()
+            left = torch.randint(width - wide + 1, (1,)).item()
+            return left, top, left + wide, top + tall
+    wide, tall = min(width, round(height * 4 / 3)), min(height, round(width / (3 / 4)))
+    left, top = (width - wide) // 2, (height - tall) // 2
+    return left, top, left + wide, top + tall
+
+
+def resized_crop(image: Image.Image, box: Box, mirrored: bool, size: int) -> Tensor:
+    """Crops to the box and resizes, in one step, then flips horizontally if `mirrored`: (3, size, size) uint8."""
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))[:, :: -1 if mirrored else 1]
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from dataset import Sample, image_files
+from dataset import Sample
 from evaluation.report import EvaluationReport, prediction_rows
 from features.engines import PrecisionName
 from runtime import distributed
@@ -27,6 +27,7 @@ from runtime.console import run_script
 from runtime.device import pick_device
 from runtime.errors import InputError
 from runtime.files import write_csv
+from runtime.images import image_files
 from runtime.options import RunOptions, require_range
 from splits.scan import check_images, group_duplicates
 from training.predictor import Predictor

@@ -1,7 +1,7 @@
 """Benchmark candidates: this repository's way of doing a piece of work, and that of other libraries.
 
-A candidate is a function that prepares and returns a step: a function that does some of the work and returns the number
-of images it processed. Candidates whose package is not installed raise ImportError.
+A candidate prepares and returns a step: a function that does some work and returns its number of images. Candidates
+whose package is not installed raise ImportError.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
 from backbones.imagenet_weights import load_weights
-from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Sample, load_image, normalise
+from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Sample, normalise
 from features.engines import Int8Model, TorchEngine, make_engine, to_openvino
 from features.pca import project_head
 from layers.conv3x3 import FastConv2d, accelerate
@@ -237,7 +237,7 @@ def plain_recipe(work: Workload) -> Step:
 # Decoding: files to squares of 224 pixels, (3, 224, 224) uint8, on one core.
 
 
-def decoding_step(files: Sequence[Path], read: Callable[[Path], Any]) -> Step:
+def decoding_step(files: Sequence[Any], read: Callable[[Any], Any]) -> Step:
     torch.set_num_threads(1)
 
     def step() -> int:
@@ -255,13 +255,13 @@ def decoding_files(work: Workload, large: bool) -> list[Path]:
     files = [work.scratch / f"large_{index}.jpg" for index in range(4)]
     for sample, file in zip(work.samples, files, strict=False):
         if not file.exists():
-            load_image(sample.path).resize((4000, 3000)).save(file, quality=90)
+            Image.open(sample.path).convert("RGB").resize((4000, 3000)).save(file, quality=90)
     return files
 
 
 def ours_decoding(work: Workload, large: bool) -> Step:
-    transform = EvalTransform(SIZE)
-    return decoding_step(decoding_files(work, large), lambda file: transform(load_image(file, transform.min_side)))
+    images = HarDataset([Sample("", file, None) for file in decoding_files(work, large)], [], EvalTransform(SIZE))
+    return decoding_step(range(len(images)), images.__getitem__)
 
 
 def pillow_decoding(work: Workload, large: bool) -> Step:

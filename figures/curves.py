@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from dataset import load_image
 from figures.example import OTHER, RIGHT, WRONG
 from figures.page import DPI, Page, bars
 from runtime.files import write_atomically
+from runtime.images import load_image
 from runtime.text import shorten
 
 TRAIN, VAL = "#4c72b0", "#dd8452"

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dataset import IMAGENET_MEAN, IMAGENET_STD, ActionData, EvalTransform, Sample, load_image, normalise
+from dataset import IMAGENET_MEAN, IMAGENET_STD, ActionData, EvalTransform, Sample, normalise
 from runtime.errors import InputError, first_line
+from runtime.images import load_image
 from runtime.text import shorten
 from splits.scan import check_images
 

@@ -11,8 +11,9 @@ from conftest import blobs, write_rows
 from PIL import Image
 from torchvision.transforms import v2
 
-from dataset import EvalTransform, HarDataset, TrainTransform, load_image, middle, normalise, read_dataset, tta_views
+from dataset import EvalTransform, HarDataset, TrainTransform, middle, normalise, read_dataset, tta_views
 from runtime.errors import InputError
+from runtime.images import load_image
 
 
 def test_reads_kaggle_layout(kaggle: Path) -> None:

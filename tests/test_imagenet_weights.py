@@ -18,9 +18,10 @@ from conftest import REPOSITORY
 
 from backbones import imagenet_weights, keras_resnet
 from backbones.imagenet_weights import BackboneWeights
-from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, load_image, normalise
+from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, normalise
 from model import resnet50_with_stride_on
 from runtime.errors import InputError
+from runtime.images import load_image
 
 
 def random_keras(seed: int = 0) -> dict[str, np.ndarray]:

@@ -15,9 +15,10 @@ from sklearn.metrics import f1_score
 
 import predict5
 import train
-from dataset import load_image, normalise, tta_views
+from dataset import normalise, tta_views
 from model import ActionNet
 from runtime.errors import InputError
+from runtime.images import load_image
 from training import checkpoint
 from training.predictor import Predictor
 from training.trained_run import TrainedRun

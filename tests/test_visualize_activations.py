@@ -14,7 +14,7 @@ from PIL import Image
 
 import train
 import visualize_activations as grids
-from dataset import EvalTransform, load_image, normalise
+from dataset import EvalTransform, normalise
 from figures import comparison as comparison_figures
 from figures import connections
 from figures import example as example_figures
@@ -28,6 +28,7 @@ from inspection.layer_names import as_maps, leaf_layers
 from inspection.layer_stats import histogram
 from model import ActionNet
 from runtime.errors import InputError
+from runtime.images import load_image
 from training import checkpoint
 from training.recipe import IMAGE_SIZE
 

@@ -15,7 +15,7 @@ from conftest import REPOSITORY, Script, blobs
 from pages import not_blank
 
 import visualize_single_example as single
-from dataset import EvalTransform, load_image, normalise
+from dataset import EvalTransform, normalise
 from hooks import record
 from inspection import attribution
 from inspection.layer_names import friendly
@@ -23,6 +23,7 @@ from inspection.layer_stats import kernel_tiles
 from model import ActionNet
 from runtime.errors import InputError
 from runtime.files import write_folder
+from runtime.images import load_image
 from training import checkpoint
 
 
