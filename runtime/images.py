@@ -1,13 +1,15 @@
 """Finds image files and decodes them to upright 8-bit RGB."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-ORIENTATION = 0x0112  # the EXIF tag
+JPEG_START = b"\xff\xd8"
+FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended sequential, progressive: markers of the image's size
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -28,26 +30,36 @@ def decode_pixels(data: bytes, min_side: int = 0) -> np.ndarray:
 
     Raises: OSError (from Pillow) where the data is truncated or not an image.
     """
+    size = plain_jpeg_size(data)
+    if size and not 0 < 2 * min_side <= min(size):
+        from torchcodec.decoders import decode_jpeg
+
+        try:
+            return decode_jpeg(data, mode="RGB").permute(1, 2, 0).numpy()
+        except RuntimeError:
+            pass  # damaged: Pillow says how
     with Image.open(io.BytesIO(data)) as file:
-        reducible = 0 < 2 * min_side <= min(file.size)
-        if file.format == "JPEG" and file.mode in ("RGB", "L") and not reducible and is_upright(file):
-            try:
-                return decode_jpeg(data)
-            except RuntimeError:
-                pass  # damaged: Pillow says how
         if min_side:
             file.draft("RGB", (min_side, min_side))
         return np.asarray(to_rgb(ImageOps.exif_transpose(file)))
 
 
-def is_upright(file: Image.Image) -> bool:
-    return "exif" not in file.info or file.getexif().get(ORIENTATION, 1) == 1
+def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a grey or YCbCr JPEG of 8 bits without EXIF, which may turn it; None for anything else.
 
-
-def decode_jpeg(data: bytes) -> np.ndarray:
-    from torchcodec.decoders import decode_jpeg
-
-    return decode_jpeg(data, mode="RGB").permute(1, 2, 0).numpy()
+    Reads the segments before the image data (ITU-T T.81, annex B).
+    """
+    position = 2
+    while data[:2] == JPEG_START and data[position : position + 1] == b"\xff" and len(data) >= position + 10:
+        kind, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        content = data[position + 4 : position + 2 + length]
+        if kind in FRAMES:
+            bits, height, width, components = struct.unpack_from(">BHHB", content)
+            return (width, height) if bits == 8 and components in (1, 3) and width and height else None
+        if content.startswith((b"Exif", b"Adobe")) or kind == 0xDA:  # Adobe's may hold RGB; image data without a frame
+            return None
+        position += 2 + length
+    return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
