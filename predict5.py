@@ -54,7 +54,7 @@ class Args(RunOptions):
     precision: PrecisionName = "auto"
     """int8: of the backbone, on a CPU; auto takes it where the run was trained with it."""
     workers: int | None = None
-    """Processes that decode images. Default: none beside a CPU, up to 8 beside a GPU."""
+    """Processes that decode images, threads beside a GPU. Default: none beside a CPU, all cores beside a GPU."""
 
 
 def main(args: Args) -> None:

@@ -3,6 +3,7 @@
     python train.py                                  the dataset in data/, or the built-in sample
     python train.py --data DIR --run NAME
     python train.py --recipe plain                   no cache, no schedule, only Adam
+    python train.py --recipe finetune                the whole network, for a GPU
     python train.py --unfreeze layer4 --head RUN     fine-tunes a stage, from the head of an earlier run
     python train.py --resume --run NAME              continues an interrupted run
 
@@ -11,6 +12,7 @@ split.json, metrics.jsonl, loss.png; with --snapshots also snapshots/.
 """
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -27,15 +29,29 @@ from runtime.errors import InputError
 from runtime.files import write_json, write_text
 from training import checkpoint
 from training.loop import TrainState, best_epoch, fit, initial_state
-from training.options import Args
-from training.run import PreparedRun, PreparedSource, describe_run, open_folder, prepare_run, prepare_source, timed
+from training.options import ALLOWED_WITH_RESUME, Args, head_args
+from training.run import PreparedRun, describe_run, open_folder, prepare_run, timed
+from training.source import PreparedSource, prepare_source
 
 
 def main(args: Args) -> None:
     device = pick_device(args.device)
     with distributed.process_group(device):
         started = distributed.broadcast_object(f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+        if args.recipe == "finetune" and not args.head:
+            args = replace(args, run=args.run or started)
+            args = replace(args, head=train_head(args, device))
         train(prepare_run(args, device, started))
+
+
+def train_head(args: Args, device: torch.device) -> str:
+    """Trains the head alone, as a run of its own, or goes on where that was interrupted; returns its name."""
+    args.check()
+    own = head_args(args, args.run)
+    if (args.results / own.run / checkpoint.LAST).exists():
+        own = Args(resume=True, **{name: getattr(own, name) for name in ALLOWED_WITH_RESUME - {"resume"}})
+    train(prepare_run(own, device, own.run))
+    return own.run
 
 
 def train(run: PreparedRun) -> None:
@@ -57,7 +73,7 @@ def train(run: PreparedRun) -> None:
         resume(run, source, model, state)
     elif args.snapshots and distributed.is_main():
         checkpoint.save_snapshot(run.folder, full_state(model.trained_state(), source.basis), epoch=0)
-    record = describe_run(run, source)
+    record = describe_run(run, source.arithmetic, source.projection)
     print(TABLE_HEAD)
     fit(
         model, source.batches, recipe, run.epochs, args.seed, state, run.device, dtype,

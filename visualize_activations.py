@@ -21,10 +21,10 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dataset import EvalTransform, HarDataset
+from dataset import EvalTransform
+from features.decode import ImageReader
 from figures import comparison as comparison_figures
 from figures import grid as grid_figure
 from figures import layers as layer_figures
@@ -236,8 +236,10 @@ def draw_dead_units(args: Args, run: TrainedRun) -> None:
         raise InputError(f"--dead-units {count}: the test set has {len(names)} images")
     chosen = np.random.default_rng(args.seed or 0).permutation(len(names))[:count]
     samples = run.samples("test", [names[index] for index in chosen])
-    images = HarDataset(samples, run.classes, EvalTransform(run.image_size))
-    loader = DataLoader(images, BATCH, num_workers=pick_workers(run.device, args.workers))
+    reader = ImageReader(run.device, pick_workers(run.device, args.workers))
+    rows = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+    crops = reader.batches(samples, EvalTransform(run.image_size), rows)
+    loader = ((images, torch.empty(len(images))) for images in crops)  # without targets
     layers = [name for name in leaf_layers(run.model) if isinstance(run.model.get_submodule(name), torch.nn.ReLU)]
     with progress_bar("dead channels", count, leave=True) as bar:
         batches = (images for images, _ in with_progress(to_device(loader, run.device), bar))

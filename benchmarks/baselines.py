@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
 from backbones.imagenet_weights import load_weights
-from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Sample, normalise
+from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Sample, TrainTransform, normalise
+from features.decode import ImageReader
 from features.engines import Int8Model, TorchEngine, make_engine, to_openvino
 from features.pca import project_head
 from layers.conv3x3 import FastConv2d, accelerate
@@ -223,7 +224,8 @@ def plain_recipe(work: Workload) -> Step:
     """`train.py --recipe plain`."""
     network = pretrained_network(len(work.classes)).train()
     state = initial_state(network, PLAIN, 20, len(work.samples), CPU, FP32)
-    source = ImageSource(network, work.samples, [], work.classes, SIZE, PLAIN.batch_size, workers=0, seed=0)
+    options = TrainTransform(SIZE), PLAIN.batch_size, ImageReader(CPU, workers=0), 0
+    source = ImageSource(network, work.samples, [], work.classes, *options)
     batches = (batch for epoch in range(1000) for batch in source.train(epoch))
 
     def step() -> int:

@@ -1,16 +1,16 @@
-"""Feature maps of the frozen backbone on disk, computed once per image and view.
+"""Feature maps of the frozen backbone, computed once per image and view: in a GPU's memory, or on disk.
 
-A store is a folder `data/cache/maps-<digest>/` for one combination of weights, view, transform, size and arithmetic;
-its `recipe.json` spells them out. Rows are found by the SHA-256 of the image file, so that no features of an edited
-image or of other weights can be read. Rows are appended: an interrupted build goes on where it stopped, and a dataset
-that grew needs only its new images.
+On disk a store is a folder `data/cache/maps-<digest>/` for one combination of weights, view, transform, size and
+arithmetic; its `recipe.json` spells them out. Rows are found by the SHA-256 of the image file, so that no features of
+an edited image or of other weights can be read. Rows are appended: an interrupted build goes on where it stopped, and a
+dataset that grew needs only its new images.
 """
 
 import hashlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dataset import EvalTransform, HarDataset, Sample, TrainTransform, Transform
+from dataset import EvalTransform, Sample, TrainTransform, Transform
+from features.decode import ImageReader
 from features.engines import Engine, split_on_oom
 from features.spec import FeatureSpec
 from runtime import distributed
@@ -44,7 +44,7 @@ def view_transform(view: int, size: int, before_stage: bool = False) -> Transfor
 
 
 class FeatureStore:
-    """Feature maps of one view on disk: bfloat16, channels last, a row (h * w, C) per image.
+    """Feature maps of one view: bfloat16, channels last, a row (h * w, C) per image.
 
     Args:
         cache: the cache folder.
@@ -65,9 +65,7 @@ class FeatureStore:
         self.transform = view_transform(view, size, self.before_stage)
         text = spec.store_text(view, size, self.transform, arithmetic)
         self.folder = cache / f"maps-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if distributed.is_main():
-            (self.folder / "recipe.json").write_text(text, encoding="utf-8")
+        self.text = text
         self.maps_file, self.rows_file = self.folder / "maps.bin", self.folder / "rows.txt"
         channels, self.side = shape
         self.row_shape, self.map_shape = (self.side * self.side, channels), (channels, self.side, self.side)
@@ -84,9 +82,17 @@ class FeatureStore:
         self.rows = {sha256: row for row, sha256 in enumerate(lines[:on_disk])}
 
     def append(self, digests: Sequence[str], rows: Tensor) -> None:
-        """Appends rows (B, h * w, C), bfloat16; features first, so that a listed row is complete."""
-        rows = rows.contiguous().cpu()
+        """Appends rows (B, h * w, C), bfloat16, in memory or on disk."""
         count = len(self.rows)
+        if self.pinned is not None:
+            self.pinned[count : count + len(rows)] = rows
+        else:
+            self.write(digests, rows.contiguous().cpu(), count)
+        self.rows |= {digest: count + index for index, digest in enumerate(digests)}
+
+    def write(self, digests: Sequence[str], rows: Tensor, count: int) -> None:
+        """Writes rows behind the `count` that lie on disk; features first, so that a listed row is complete."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         for path, start, data in (
             (self.maps_file, count * self.row_bytes, rows.view(torch.int16).numpy()),
             (self.rows_file, count * 65, "".join(f"{digest}\n" for digest in digests).encode()),
@@ -97,7 +103,6 @@ class FeatureStore:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        self.rows |= {digest: count + index for index, digest in enumerate(digests)}
 
     def pin(self, digests: Sequence[str], device: torch.device) -> None:
         """Copies these rows into the device's memory, from where they are read from then on."""
@@ -125,9 +130,9 @@ class FeatureStore:
         make_engine: Callable[[int, int], Engine],
         samples: Sequence[Sample],
         digests: Sequence[str],
-        device: torch.device,
-        workers: int,
+        reader: ImageReader,
         label: str,
+        in_memory: bool = False,
     ) -> int:
         """Computes missing features, with a progress bar named `label`; returns the number of images.
 
@@ -135,46 +140,47 @@ class FeatureStore:
 
         Args:
             make_engine: returns the backbone for a number of images of a size; not called where nothing is missing.
+            in_memory: keep all features in the memory of the reader's device and nothing on disk.
 
         Raises: InputError where the processes do not share the cache folder.
         """
+        by_digest = dict(zip(digests, samples, strict=True))
+        if in_memory:
+            self.device = reader.device
+            self.pinned = torch.empty(len(by_digest), *self.row_shape, dtype=torch.bfloat16, device=self.device)
+            self.compute(make_engine(len(by_digest), self.size), by_digest, reader, label)
+            return len(by_digest)
         count = 0
+        self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "lock") if distributed.is_main() else nullcontext():  # two runs build in turn
+            if distributed.is_main():
+                (self.folder / "recipe.json").write_text(self.text, encoding="utf-8")
             self.refresh()
-            by_digest = dict(zip(digests, samples, strict=True))
             todo = distributed.broadcast_object([digest for digest in by_digest if digest not in self.rows])
             if todo:
                 count = len(todo)
                 engine = make_engine(count, self.size)
-                self.compute(engine, todo, [by_digest[digest] for digest in todo], device, workers, label)
+                self.compute(engine, {digest: by_digest[digest] for digest in todo}, reader, label)
         distributed.barrier()
         self.refresh()
         if any(digest not in self.rows for digest in digests):
             raise InputError(f"{self.folder}: features are missing; give --cache a folder that all processes share")
         return count
 
-    def compute(
-        self,
-        engine: Engine,
-        digests: Sequence[str],
-        samples: Sequence[Sample],
-        device: torch.device,
-        workers: int,
-        label: str,
-    ) -> None:
-        """Passes images through the backbone, a batch per process at a time, and appends their features."""
+    def compute(self, engine: Engine, todo: Mapping[str, Sample], reader: ImageReader, label: str) -> None:
+        """Passes images, by digest, through the backbone, a batch per process at a time, and appends their features."""
+        digests, samples = list(todo), list(todo.values())
         step = BATCH * distributed.world_size()
         rounds = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
         own = [list(rows)[distributed.shard(len(rows))] for rows in rounds]
         is_random = isinstance(self.transform, TrainTransform)
         seeds = [int(digest[:12], 16) + self.view for digest in digests] if is_random else None
-        images = HarDataset(samples, [], self.transform, seeds)
         sampler = [rows for rows in own if rows]  # the last round may leave none for the last processes
-        loader = iter(DataLoader(images, batch_sampler=sampler, num_workers=workers, pin_memory=device.type == "cuda"))
+        images = iter(reader.batches(samples, self.transform, sampler, seeds))
         with tqdm(total=len(samples), desc=label, unit=" images", disable=not distributed.is_main()) as bar:
             for rows, mine in zip(rounds, own, strict=True):
-                empty = torch.empty(0, *self.map_shape, device=device)
-                features = split_on_oom(engine, next(loader)[0]) if mine else empty
+                empty = torch.empty(0, *self.map_shape, device=reader.device)
+                features = split_on_oom(engine, next(images)) if mine else empty
                 stored = features.permute(0, 2, 3, 1).flatten(1, 2).to(torch.bfloat16)  # (B, h * w, C)
                 stored = distributed.gather_to_main(stored)
                 if distributed.is_main():
@@ -189,6 +195,7 @@ def check_disk_space(stores: Sequence[FeatureStore], digests: Sequence[Sequence[
         for store, wanted in zip(stores, digests, strict=True)
     )
     folder = stores[0].folder.parent
+    folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if need > free:
         raise InputError(
@@ -197,9 +204,6 @@ def check_disk_space(stores: Sequence[FeatureStore], digests: Sequence[Sequence[
         )
 
 
-def pin_to_gpu(stores: Sequence[FeatureStore], digests: Sequence[Sequence[str]], device: torch.device) -> None:
-    """Copies all stores' rows, `digests` of each, to a GPU if half of its free memory holds them."""
-    need = sum(store.row_bytes * len(wanted) for store, wanted in zip(stores, digests, strict=True))
-    if device.type == "cuda" and need < torch.cuda.mem_get_info(device)[0] / 2:
-        for store, wanted in zip(stores, digests, strict=True):
-            store.pin(wanted, device)
+def fits_gpu(count: int, device: torch.device) -> bool:
+    """Whether half of the free memory of a GPU holds so many bytes; False for another device."""
+    return device.type == "cuda" and count < torch.cuda.mem_get_info(device)[0] / 2

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from dataset import HarDataset, Sample, Transform
 from runtime.errors import InputError
-from runtime.images import decode_pixels, plain_jpeg_size
+from runtime.images import JPEG_START, decode_pixels, plain_jpeg_size
 
 PADDED_PIXELS = 2**25  # of a batch of images of different sizes
 AHEAD = 2  # batches that are decoded while another is used
@@ -91,12 +91,14 @@ class DecodedImages:
             found |= {number: pixels.to(self.device) for number, pixels in zip(others, decoded, strict=True)}
         if self.stream:
             self.stream.synchronize()
-        for number in here:
-            self.room -= found[number].nbytes
-            if self.room > 0:  # images at reduced size would not do for every transform
-                self.kept[missing[number]] = found[number]
-        found = {missing[number]: pixels for number, pixels in found.items()} | self.kept
-        return [found[path] for path in paths]
+        for number, pixels in found.items():
+            # An image at reduced size, which only larger JPEGs have, would not do for every transform.
+            is_full = number in here or contents[number][:2] != JPEG_START or min(pixels.shape[:2]) < min_side
+            if is_full and self.room >= pixels.nbytes:
+                self.room -= pixels.nbytes
+                self.kept[missing[number]] = pixels
+        by_path = {missing[number]: pixels for number, pixels in found.items()}
+        return [by_path[path] if path in by_path else self.kept[path] for path in paths]
 
     def decode_on_gpu(self, contents: list[bytes]) -> list[Tensor]:
         """Pixels (h, w, 3) uint8 of JPEGs; none where nvJPEG is missing or refuses one of them."""

@@ -82,7 +82,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def pick_workers(device: torch.device, workers: int | None) -> int:
-    """Number of DataLoader workers: as given, else none on a CPU (the network keeps all cores busy), else up to 8."""
+    """Number of workers that decode: as given, else none on a CPU (the network needs its cores), else all cores."""
     if workers is not None:
         return workers
-    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    return 0 if device.type == "cpu" else os.cpu_count() or 1

@@ -16,6 +16,7 @@ from backbones.imagenet_weights import BackboneWeights
 from dataset import EvalTransform, HarDataset, Sample, TrainTransform, normalise, read_dataset
 from features.batches import downsample, feature_batches
 from features.cache import FeatureStore, check_disk_space
+from features.decode import ImageReader
 from features.engines import Engine, make_engine
 from features.spec import FeatureSpec, dataset_digest, transform_text
 from model import build_model
@@ -58,24 +59,24 @@ def test_rows_are_the_backbones_feature_maps(kaggle: Path, tmp_path: Path, backb
     samples = read_dataset(kaggle).train
     digests = digests_of(samples, tmp_path)
     store = store_in(tmp_path)
-    assert store.build(engine_of(backbone), samples, digests, CPU, 0, "build") == 20
+    assert store.build(engine_of(backbone), samples, digests, ImageReader(CPU, 0), "build") == 20
     maps = store_in(tmp_path).read(digests)  # opened anew
     assert maps.shape == (20, 4, 2048)
     assert_same_maps(maps, reference(backbone, samples))
-    assert store_in(tmp_path).build(engine_of(backbone), samples, digests, CPU, 0, "build") == 0
+    assert store_in(tmp_path).build(engine_of(backbone), samples, digests, ImageReader(CPU, 0), "build") == 0
 
 
 def test_other_weights_views_or_image_content_are_computed_anew(
     kaggle: Path, tmp_path: Path, backbone: nn.Module
 ) -> None:
     samples = read_dataset(kaggle).train
-    store_in(tmp_path).build(engine_of(backbone), samples, digests_of(samples, tmp_path), CPU, 0, "build")
+    store_in(tmp_path).build(engine_of(backbone), samples, digests_of(samples, tmp_path), ImageReader(CPU, 0), "build")
     assert not store_in(tmp_path, weights="others").rows
     assert not store_in(tmp_path, view=1).rows
     blobs(77).save(samples[4].path)  # same name, other content
     digests = digests_of(samples, tmp_path)
     store = store_in(tmp_path)
-    assert store.build(engine_of(backbone), samples, digests, CPU, 0, "build") == 1
+    assert store.build(engine_of(backbone), samples, digests, ImageReader(CPU, 0), "build") == 1
     assert_same_maps(store.read(digests[4:5]), reference(backbone, samples[4:5]))
 
 
@@ -83,21 +84,21 @@ def test_interrupted_build_continues_with_missing_rows(kaggle: Path, tmp_path: P
     samples = read_dataset(kaggle).train
     digests = digests_of(samples, tmp_path)
     store = store_in(tmp_path)
-    store.build(engine_of(backbone), samples[:6], digests[:6], CPU, 0, "build")
+    store.build(engine_of(backbone), samples[:6], digests[:6], ImageReader(CPU, 0), "build")
     with store.maps_file.open("ab") as file:  # a row that a killed process wrote half, and one that it did not list
         file.write(b"\1" * (store.row_bytes + 1000))
     with store.rows_file.open("a") as file:
         file.write(digests[6][:30])
     again = store_in(tmp_path)
     assert len(again.rows) == 6
-    assert again.build(engine_of(backbone), samples, digests, CPU, 0, "build") == 14
+    assert again.build(engine_of(backbone), samples, digests, ImageReader(CPU, 0), "build") == 14
     assert_same_maps(store_in(tmp_path).read(digests), reference(backbone, samples))
 
 
 def test_rows_without_features_on_disk_are_dropped(kaggle: Path, tmp_path: Path, backbone: nn.Module) -> None:
     samples = read_dataset(kaggle).train[:4]
     store = store_in(tmp_path)
-    store.build(engine_of(backbone), samples, digests_of(samples, tmp_path), CPU, 0, "build")
+    store.build(engine_of(backbone), samples, digests_of(samples, tmp_path), ImageReader(CPU, 0), "build")
     with store.maps_file.open("r+b") as file:
         file.truncate(2 * store.row_bytes + 5)
     assert len(store_in(tmp_path).rows) == 2

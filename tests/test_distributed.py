@@ -17,6 +17,7 @@ import train
 from backbones.imagenet_weights import BackboneWeights
 from dataset import read_dataset
 from features.cache import FeatureStore
+from features.decode import ImageReader
 from features.engines import make_engine
 from features.spec import FeatureSpec
 from model import build_model
@@ -86,7 +87,9 @@ def test_features_computed_by_two_processes_equal_those_of_one(
     samples = [sample for digest, sample in zip(digests, samples, strict=True) if digest in shared.rows]
     assert len(mine) == len(shared.rows) == len(set(mine)) > 80
     network = build_model(untrained, 2).base_model.eval()
-    alone.build(lambda count, size: make_engine(network, CPU, "fp32", size, count), samples, mine, CPU, 0, "alone")
+    alone.build(
+        lambda count, size: make_engine(network, CPU, "fp32", size, count), samples, mine, ImageReader(CPU, 0), "alone"
+    )
     expected = alone.read(mine).float()
     torch.testing.assert_close(shared.read(mine).float(), expected, rtol=2**-7, atol=1e-3 * expected.max().item())
 

@@ -105,25 +105,3 @@ def test_full_gpu_memory_halves_the_batch() -> None:
     torch.testing.assert_close(split_on_oom(small, images), images * 2)
     with pytest.raises(torch.OutOfMemoryError):
         split_on_oom(lambda images: small(torch.zeros(9)), images)
-
-
-@pytest.fixture
-def small() -> nn.Module:
-    torch._dynamo.reset()
-    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU()).eval()
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler on this machine")
-def test_compiled_backbone_agrees_with_eager(small: nn.Module) -> None:
-    images = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
-    expected = make_engine(small, CPU, "fp32", 64, 5)(images)
-    torch.testing.assert_close(make_engine(small, CPU, "fp32", 64, 5, compiled=True)(images), expected)
-
-
-def test_compiling_without_a_compiler_is_one_clear_error(
-    small: nn.Module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    with pytest.raises(InputError, match="--compile does not work here"):
-        make_engine(small, CPU, "fp32", 64, 5, compiled=True)

@@ -219,7 +219,6 @@ def test_small_set_keeps_all_channels_and_val_share_decides_sizes(
         ({"unfreeze": "layer4", "low_res": 0.5}, r"--low-res needs .* a frozen backbone"),
         ({"views": 0, "channels": 64}, r"--channels needs cached features"),
         ({"views": 0, "precision": "int8"}, r"--precision int8 needs cached features"),
-        ({"compile": True, "precision": "int8"}, r"--compile and --precision int8"),
         ({"image_size": 100}, r"--image-size 100: must be a multiple of 32"),
         ({"dropout": 1.5}, r"--dropout 1.5: must be 0 to 1"),
         ({"epochs": 0}, r"--epochs 0: must be above 0"),

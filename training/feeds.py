@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from dataset import EvalTransform, HarDataset, Sample, TrainTransform
+from dataset import EvalTransform, Sample, TrainTransform, Transform
 from features.batches import feature_batches
 from features.cache import FeatureStore
+from features.decode import ImageReader
 from model import ActionNet
 from runtime import distributed
 
@@ -69,14 +69,14 @@ class ImageSource:
         train: Sequence[Sample],
         val: Sequence[Sample],
         classes: Sequence[str],
-        size: int,
+        transform: TrainTransform,
         batch_size: int,
-        workers: int,
+        reader: ImageReader,
         seed: int,
     ) -> None:
-        self.forward, self.seed, self.batch_size = model, seed, batch_size
-        self.train_samples, self.val_samples, self.classes, self.size = list(train), list(val), classes, size
-        self.options = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
+        self.forward, self.seed, self.batch_size, self.reader = model, seed, batch_size, reader
+        self.train_samples, self.val_samples, self.transform = list(train), list(val), transform
+        self.index = {name: position for position, name in enumerate(classes)}
 
     def __len__(self) -> int:
         return len(self.train_samples)
@@ -85,16 +85,19 @@ class ImageSource:
         generator = epoch_generator(self.seed, epoch)
         order = torch.randperm(len(self), generator=generator)
         seeds = torch.randint(2**62, (len(self),), generator=generator).tolist()  # of crops and flips
-        images = HarDataset(self.train_samples, self.classes, TrainTransform(self.size), seeds)
-        return self.batches(images, order)
+        return self.batches(self.train_samples, self.transform, order, seeds)
 
     def val(self) -> Batches:
-        images = HarDataset(self.val_samples, self.classes, EvalTransform(self.size))
-        return self.batches(images, torch.arange(len(images)))
+        order = torch.arange(len(self.val_samples))
+        return self.batches(self.val_samples, EvalTransform(self.transform.size), order)
 
-    def batches(self, images: HarDataset, order: Tensor) -> Batches:
+    def batches(
+        self, samples: list[Sample], transform: Transform, order: Tensor, seeds: list[int] | None = None
+    ) -> Batches:
         """This process's shard of each batch."""
+        targets = torch.tensor([self.index[sample.label] for sample in samples])
         own = [batch[distributed.shard(len(batch))].tolist() for batch in order.split(self.batch_size)]
-        loader = iter(DataLoader(images, batch_sampler=[rows for rows in own if rows], **self.options))
+        images = iter(self.reader.batches(samples, transform, [rows for rows in own if rows], seeds))
+        size = transform.size
         for rows in own:  # the last batch may leave none for the last processes
-            yield next(loader) if rows else (torch.empty(0, 3, self.size, self.size).byte(), torch.empty(0).long())
+            yield next(images) if rows else torch.empty(0, 3, size, size, dtype=torch.uint8), targets[rows]

@@ -1,7 +1,7 @@
 """Arguments of `train.py` and the checks that need nothing but them."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,8 @@ from runtime.errors import InputError
 from runtime.options import RunOptions, require_range
 from splits.split import VAL_SHARE
 from training.recipe import (
+    FINETUNE_IMAGE_SIZE,
+    FINETUNE_VAL_SHARE,
     IMAGE_SIZE,
     MANY_IMAGES,
     PLAIN_IMAGE_SIZE,
@@ -25,6 +27,10 @@ from training.recipe import (
 )
 
 ALLOWED_WITH_RESUME = {"data", "cache", "results", "run", "resume", "device", "workers"}
+SHARED_WITH_HEAD = (
+    "data", "cache", "results", "device", "workers", "weights", "image_size", "seed", "val_share", "ignore_duplicates",
+    "skip_bad", "precision",
+)  # fmt: skip
 RENAMED = {"stage_lr": "layer_decay", "coarse": "low_res", "ignore_copies": "ignore_duplicates"}  # in older runs
 
 
@@ -38,22 +44,25 @@ class Args(RecipeOptions, RunOptions):
     """Name of the run, a folder in results/. Default: date and time; with --resume the newest run."""
     resume: bool = False
     """Continue an interrupted run with its own arguments."""
-    recipe: Literal["default", "plain"] = "default"
-    """plain: Adam at a fixed rate, batches of 32, fresh crops and flips and a backbone pass in every epoch."""
+    recipe: Literal["default", "plain", "finetune"] = "default"
+    """finetune: the whole network on fresh crops, for a GPU; starts from --head, or from a head that it trains first.
+    plain: Adam at a fixed rate, batches of 32, fresh crops and flips and a backbone pass in every epoch."""
     weights: str = "auto"
     """ImageNet weights: auto, v1, v2 (torchvision), npm, a FILE, or random (untrained, for trying things out)."""
     backbone: str = RESNET
     """Another frozen backbone: a name of timm (vit_base_patch16_clip_224.openai, …), or torchvision/NAME."""
     epochs: int | None = None
-    """Default 8; 20 for fewer than 2,000 training images and with --recipe plain."""
+    """Default 8; 20 for fewer than 2,000 training images and with --recipe plain; 30 with --recipe finetune."""
     seed: int = 0
     """Seed of the split, the head's initialisation, shuffling and augmentation."""
-    val_share: float = VAL_SHARE
-    """Fraction of the images outside the test set that go to validation."""
+    val_share: float | None = None
+    """Fraction of the images outside the test set that go to validation. Default 0.2; 0.06 with --recipe finetune."""
     image_size: int | None = None
-    """Side of the square input in pixels, a multiple of 32. Default 320; 224 with --recipe plain or --backbone."""
+    """Side of the square input in pixels, a multiple of 32. Default 320; 256 with --recipe finetune; 224 with
+    --recipe plain or --backbone."""
     unfreeze: Literal["none", "layer4", "layer3", "layer2", "layer1"] = "none"
-    """Fine-tune ResNet's convolutions from this stage on; features before it are cached."""
+    """Fine-tune ResNet's convolutions from this stage on; features before it are cached. With --recipe finetune: from
+    layer1 on, on fresh crops."""
     head: str = ""
     """Start from the trained head of this run (same images, same seed) instead of a random one."""
     snapshots: bool = False
@@ -64,26 +73,20 @@ class Args(RecipeOptions, RunOptions):
     """Leave unreadable images out instead of stopping."""
     precision: PrecisionName = "auto"
     """int8: of the backbone, on a CPU, calibrated on training images; auto takes it from 2,000 views on."""
-    compile: bool = False
-    """Run the backbone through torch.compile (needs a C++ compiler); may be faster on a GPU."""
     workers: int | None = None
-    """Processes that decode images. Default: none beside a CPU, up to 8 beside a GPU."""
+    """Processes that decode images, threads beside a GPU. Default: none beside a CPU, all cores beside a GPU."""
 
     def check(self) -> None:
         """Raises InputError on values that are wrong for any dataset."""
-        make_recipe(self.recipe == "plain", self, self.unfreeze)
+        make_recipe(self.recipe, self, self.first_trained)
         if self.epochs is not None and self.epochs <= 0:
             raise InputError(f"--epochs {self.epochs}: must be above 0")
-        if self.backbone != RESNET and self.unfreeze != "none":
-            raise InputError(f"--unfreeze {self.unfreeze}: names a stage of ResNet-50; leave it out, or --backbone")
+        if self.backbone != RESNET and self.first_trained != "none":
+            raise InputError(f"--backbone {self.backbone}: only ResNet-50 is fine-tuned; train the head alone")
         cached = self.recipe == "default" and self.views != 0
         if self.precision == "int8" and not cached:
             raise InputError("--precision int8 needs cached features: give --views 1 or more, or another precision")
-        if self.compile and not cached:
-            raise InputError("--compile is for cached features: leave it out, or give --views 1 or more")
-        if self.compile and self.precision == "int8":
-            raise InputError("--compile and --precision int8 are two engines for one backbone; give one of them")
-        if not 0 < self.val_share < 1:
+        if self.val_share is not None and not 0 < self.val_share < 1:
             raise InputError(f"--val-share {self.val_share}: must be between 0 and 1")
         require_range("seed", self.seed, 0)
         require_range("workers", self.workers, 0)
@@ -92,23 +95,47 @@ class Args(RecipeOptions, RunOptions):
         if not re.fullmatch(r"([\w-][\w.-]*)?", self.run):
             raise InputError(f"--run {self.run}: must be a name of letters, digits, '-', '_' and '.', not a path")
 
-    def resolve_size(self) -> int:
-        """The side of the input in pixels."""
-        if self.image_size is not None:
-            return self.image_size
-        return PLAIN_IMAGE_SIZE if self.recipe == "plain" or self.backbone != RESNET else IMAGE_SIZE
+    @property
+    def first_trained(self) -> str:
+        """The stage from which on the backbone is fine-tuned; "none"."""
+        return "layer1" if self.recipe == "finetune" and self.unfreeze == "none" else self.unfreeze
 
-    def resolve_recipe(self, images: int) -> tuple[Recipe, int]:
-        """The recipe and the number of epochs for so many training images."""
+    def resolve(self) -> "Args":
+        """With what stage, validation share and image size are where they were not given."""
+        finetune = self.recipe == "finetune"
+        small = self.recipe == "plain" or self.backbone != RESNET
+        size = FINETUNE_IMAGE_SIZE if finetune else PLAIN_IMAGE_SIZE if small else IMAGE_SIZE
+        share = FINETUNE_VAL_SHARE if finetune else VAL_SHARE
+        return replace(
+            self,
+            unfreeze=self.first_trained,
+            image_size=self.image_size or size,
+            val_share=share if self.val_share is None else self.val_share,
+        )
+
+    def resolve_recipe(self, images: int, on_gpu: bool = False) -> tuple[Recipe, int]:
+        """The recipe and the number of epochs for so many training images.
+
+        Args:
+            on_gpu: whether a GPU's memory holds all feature maps, where neither fewer channels nor fewer pixels save
+                time.
+        """
         # No projection for other backbones (unmeasured), nor where fitting it would take longer than it saves.
-        projection = self.backbone == RESNET and images >= MANY_IMAGES
-        recipe = make_recipe(self.recipe == "plain", self, self.unfreeze, projection)
-        return recipe, self.epochs or default_epochs(recipe, images)
+        projection = self.backbone == RESNET and images >= MANY_IMAGES and not on_gpu
+        recipe = make_recipe(self.recipe, self, self.unfreeze, projection, low_res=not on_gpu)
+        return recipe, self.epochs or default_epochs(self.recipe, images)
 
-    def stored(self, recipe: Recipe, epochs: int, size: int, precision: str) -> dict[str, Any]:
+    def stored(self, recipe: Recipe, epochs: int, precision: str) -> dict[str, Any]:
         """Plain values for the checkpoint: with what was resolved, whatever later defaults are."""
-        values = vars(self) | option_values(recipe) | {"epochs": epochs, "image_size": size, "precision": precision}
+        values = vars(self) | option_values(recipe) | {"epochs": epochs, "precision": precision}
         return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+
+
+def head_args(args: Args, run: str) -> Args:
+    """Arguments that train the head from which the run `run` fine-tunes, as a run of its own named `<run>_head`."""
+    args = args.resolve()
+    shared = {name: getattr(args, name) for name in SHARED_WITH_HEAD}
+    return Args(run=f"{run}_head", **shared)
 
 
 def resumed_args(args: Args, run: str, stored: dict[str, Any]) -> Args:

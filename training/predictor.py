@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from dataset import EvalTransform, HarDataset, Sample, tta_views
+from dataset import EvalTransform, Sample, tta_views
 from evaluation.calibration import fit_temperature
 from evaluation.metrics import summarise
 from features.cache import FULL_VIEW
+from features.decode import ImageReader
 from features.engines import Engine, Int8Model, PrecisionName, choose_precision, engine_factory, find_int8, split_on_oom
 from features.spec import FeatureSpec, dataset_digest, transform_text
 from runtime import distributed
@@ -74,15 +74,21 @@ class Predictor:
         self, samples: Sequence[Sample], view: EvalTransform, engine: Engine, label: str
     ) -> tuple[Tensor, Tensor]:
         device, model, classes = self.run.device, self.run.model, self.run.classes
-        options = {"num_workers": pick_workers(device, self.workers), "pin_memory": device.type == "cuda"}
-        loader = DataLoader(HarDataset(samples, classes, view), self.batch_size, **options)
+        targets = torch.tensor([classes.index(sample.label) if sample.label in classes else -1 for sample in samples])
+        rows = [batch.tolist() for batch in torch.arange(len(samples)).split(self.batch_size)]
+        batches = zip(self.reader.batches(samples, view, rows), targets.split(self.batch_size), strict=True)
         dtype = choose_precision(device, self.precision).head
 
         def forward(images: Tensor) -> Tensor:
             return split_on_oom(lambda part: model.from_features(engine(part)), images)
 
         with progress_bar(label, len(samples), leave=True) as bar:
-            return predict(forward, with_progress(loader, bar), len(classes), device, dtype)
+            return predict(forward, with_progress(batches, bar), len(classes), device, dtype)
+
+    @cached_property
+    def reader(self) -> ImageReader:
+        """Reads images; on a GPU each is decoded once for all views."""
+        return ImageReader(self.run.device, pick_workers(self.run.device, self.workers))
 
     def engine(self, count: int, size: int) -> Engine:
         """The engine of the precision asked for; "auto" takes int8 where the run was trained on such features."""

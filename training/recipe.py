@@ -1,4 +1,4 @@
-"""Numbers of the default training recipe and of the plain one, as options with their ranges and help."""
+"""Numbers of the training recipes (default, plain, finetune), as options with their ranges and help."""
 
 import math
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
@@ -11,7 +11,9 @@ from runtime.options import option_name
 
 IMAGE_SIZE = 320  # pixels
 PLAIN_IMAGE_SIZE = 224  # pixels; what most ImageNet networks were trained on
-EPOCHS, FEW_EPOCHS = 20, 8
+FINETUNE_IMAGE_SIZE = 256  # pixels
+EPOCHS, FEW_EPOCHS, FINETUNE_EPOCHS = 20, 8, 30
+FINETUNE_VAL_SHARE = 0.06  # the last epoch is as good as any, so that few images suffice to see how it goes
 MANY_IMAGES = 2000  # training images from which FEW_EPOCHS make enough steps, and a PCA projection pays
 FINE_TUNING_VIEWS = 4  # features before a stage are not mirrored: crops and mirror images are separate views
 FULL_CHANNEL_DROPOUT = 0.2  # channel dropout without a PCA projection
@@ -62,6 +64,8 @@ class Recipe:
         3, "Stop after this many full-resolution epochs without a smaller calibrated validation loss. 0: never."
     )
 
+    min_crop: float = 0.08  # smallest area of fresh random crops, as a fraction of the image's
+
     def low_res_epochs(self, epochs: int) -> int:
         return round(self.low_res * epochs)
 
@@ -81,6 +85,18 @@ PLAIN = Recipe(
     low_res=0.0,
     patience=0,
 )
+FINETUNE = Recipe(  # measured on the HAR photographs: docs/results.md
+    views=0,
+    channels=0,
+    lr=5e-4,
+    layer_decay=0.7,
+    channel_dropout=FULL_CHANNEL_DROPOUT,
+    mixup=0.2,
+    low_res=0.0,
+    patience=0,
+    min_crop=0.25,
+)
+RECIPES = {"default": Recipe(), "plain": PLAIN, "finetune": FINETUNE}
 
 
 def as_option(field: Any) -> tuple[str, Any, None]:
@@ -95,15 +111,18 @@ RecipeOptions = make_dataclass("RecipeOptions", [as_option(field) for field in f
 OPTION_FIELDS = tuple(field.name for field in fields(RecipeOptions))
 
 
-def make_recipe(plain: bool, options: RecipeOptions, unfreeze: str = "none", projection: bool = True) -> Recipe:
-    """Returns the default or the plain recipe with the given options in place of its numbers.
+def make_recipe(
+    name: str, options: RecipeOptions, unfreeze: str = "none", projection: bool = True, low_res: bool = True
+) -> Recipe:
+    """Returns the recipe of that name with the given options in place of its numbers.
 
     Args:
         projection: whether the default projects channels at all.
+        low_res: whether the default begins with epochs at low resolution.
 
     Raises: InputError, in terms of the options, on a contradiction or a number out of range.
     """
-    base = PLAIN if plain else Recipe()
+    base, plain = RECIPES[name], name == "plain"
     given = {name: getattr(options, name) for name in OPTION_FIELDS if getattr(options, name) is not None}
     for name, value in given.items():
         if plain and value != getattr(base, name):
@@ -111,7 +130,8 @@ def make_recipe(plain: bool, options: RecipeOptions, unfreeze: str = "none", pro
             raise InputError(f"--recipe plain fixes {option} at {getattr(base, name)}; leave {option} out")
     if unfreeze == "none" and given.get("layer_decay", base.layer_decay) != base.layer_decay:
         raise InputError("--layer-decay is for fine-tuned stages: leave it out, or give --unfreeze layer4")
-    recipe = replace(base if projection else replace(base, channels=0), **given)
+    base = base if projection else replace(base, channels=0)
+    recipe = replace(base if low_res else replace(base, low_res=0.0), **given)
     if recipe.views == 0 or unfreeze != "none":
         for name in ("low_res", "channels"):
             if given.get(name):
@@ -120,7 +140,7 @@ def make_recipe(plain: bool, options: RecipeOptions, unfreeze: str = "none", pro
                     f"{option} needs cached features (--views 1 or more) and a frozen backbone: leave it out"
                 )
         recipe = replace(recipe, low_res=0.0, channels=0)
-    if unfreeze != "none" and "views" not in given and not plain:
+    if unfreeze != "none" and "views" not in given and name == "default":
         recipe = replace(recipe, views=FINE_TUNING_VIEWS)
     if recipe.channels == 0 and not plain and "channel_dropout" not in given:
         recipe = replace(recipe, channel_dropout=FULL_CHANNEL_DROPOUT)
@@ -138,9 +158,11 @@ def check_ranges(recipe: Recipe, given: dict[str, Any]) -> None:
             raise InputError(f"{option_name(name)} {getattr(recipe, name)}: must be above 0")
 
 
-def default_epochs(recipe: Recipe, images: int) -> int:
-    """Number of epochs for so many training images."""
-    return FEW_EPOCHS if recipe != PLAIN and images >= MANY_IMAGES else EPOCHS
+def default_epochs(name: str, images: int) -> int:
+    """Number of epochs of a recipe for so many training images."""
+    if name == "finetune":
+        return FINETUNE_EPOCHS
+    return FEW_EPOCHS if name == "default" and images >= MANY_IMAGES else EPOCHS
 
 
 def option_values(recipe: Recipe) -> dict[str, Any]:

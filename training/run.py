@@ -1,8 +1,8 @@
-"""Prepares a training run: data, weights, split, precision, then the batch source with its cached features."""
+"""Prepares a training run: data, weights, split, recipe and precision."""
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,13 +13,10 @@ import torch
 from backbones.imagenet_weights import RESNET, BackboneWeights, WeightsUnavailable, load_weights, random_weights
 from backbones.timm_torchvision import load_library_weights
 from dataset import ActionData, find_root, read_dataset
-from features.cache import FeatureStore, check_disk_space, pin_to_gpu
-from features.engines import Engine, Int8Model, Precision, choose_precision, engine_factory, find_int8
-from features.pca import Projection, find_projection, project_head, projected
-from features.spec import FeatureSpec, arithmetic_name, dataset_digest
-from model import ActionNet
+from features.cache import fits_gpu
+from features.engines import Precision, choose_precision
+from model import FEATURE_CHANNELS, STRIDE
 from runtime import distributed
-from runtime.device import pick_workers, release_freed_memory
 from runtime.errors import InputError
 from runtime.files import write_json
 from sample.build import NAME as SAMPLE_NAME
@@ -27,7 +24,6 @@ from sample.build import ensure_sample
 from splits.scan import check_images, group_duplicates
 from splits.split import Split, describe, split_data
 from training import checkpoint
-from training.feeds import CachedSource, ImageSource
 from training.options import Args, resumed_args
 from training.recipe import Recipe
 
@@ -60,25 +56,7 @@ class PreparedRun:
     @property
     def arguments(self) -> dict[str, Any]:
         """Plain values for checkpoints."""
-        return self.args.stored(self.recipe, self.epochs, self.image_size, self.precision.backbone)
-
-
-@dataclass(frozen=True)
-class PreparedSource:
-    """The batch source of a run, and what its cached features were made with.
-
-    Attributes:
-        arithmetic: of the backbone; of an int8 model its digest too.
-        projection: name of the PCA projection, "" without one.
-        basis: of the projection (C, K), None without one.
-        stores: folder names of the feature stores, which digest everything that made them.
-    """
-
-    batches: CachedSource | ImageSource
-    arithmetic: str
-    projection: str = ""
-    basis: torch.Tensor | None = None
-    stores: tuple[str, ...] = ()
+        return self.args.stored(self.recipe, self.epochs, self.precision.backbone)
 
 
 @contextmanager
@@ -112,8 +90,8 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
     if args.resume:
         args, interrupted = find_interrupted(args)
     seconds: dict[str, float] = {}
-    folder = run_folder(args, started)
-    size = args.resolve_size()
+    args = args.resolve()
+    folder, size = run_folder(args, started), args.image_size
     data = find_data(args, seconds)
     with timed(seconds, "weights"):
         weights = find_weights(args, size, is_sample=data.name == SAMPLE_NAME)
@@ -125,8 +103,8 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
         if not args.ignore_duplicates:
             groups = group_duplicates([scans[sample.name] for sample in data.labelled])
         split = split_data(data, groups, args.seed, args.val_share)
-    recipe, epochs = args.resolve_recipe(len(split.train))
-    int8_possible = recipe.views > 0 and not args.compile and args.backbone == RESNET  # others are unmeasured
+    recipe, epochs = args.resolve_recipe(len(split.train), holds_features(device, len(split.train), size))
+    int8_possible = recipe.views > 0 and args.backbone == RESNET  # others are unmeasured
     images = recipe.views * len(split.train) + len(split.val) if int8_possible else 0
     precision = choose_precision(device, args.precision, images)
     digests = {part: {name: scans[name].sha256 for name in names} for part, names in split.names().items()}
@@ -136,6 +114,12 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
     return PreparedRun(
         args, interrupted, recipe, epochs, size, folder, data, split, digests, weights, device, precision, seconds
     )
+
+
+def holds_features(device: torch.device, images: int, size: int) -> bool:
+    """Whether the device is a GPU whose memory holds feature maps of so many images with all channels."""
+    row = 2 * FEATURE_CHANNELS * (size // STRIDE) ** 2  # bytes, of bfloat16
+    return distributed.world_size() == 1 and fits_gpu(images * row, device)
 
 
 def find_interrupted(args: Args) -> tuple[Args, dict[str, Any]]:
@@ -206,78 +190,8 @@ def open_folder(run: PreparedRun) -> None:
         )
 
 
-def prepare_source(run: PreparedRun, model: ActionNet) -> PreparedSource:
-    """Builds the batch source, and with it the feature cache; brings the head to projected channels."""
-    args, split, classes, recipe = run.args, run.split, run.data.classes, run.recipe
-    workers = pick_workers(run.device, args.workers)
-    if recipe.views == 0:
-        options = (run.image_size, recipe.batch_size, workers, args.seed)
-        return PreparedSource(ImageSource(model, split.train, split.val, classes, *options), run.precision.backbone)
-    spec = FeatureSpec(run.weights.sha256, args.unfreeze, dataset_digest(run.digests), run.image_size)
-    int8 = find_int8(args.cache, run.interrupted["precision"]) if run.interrupted else None
-    int8 = int8 or Int8Model(spec.int8_folder(args.cache))
-    make_engine, arithmetic = engine_factory(
-        model.frozen, run.device, run.precision.backbone, int8, lambda: split.train, run.image_size, args.compile
-    )
-    projection = prepare_projection(run, spec, model, make_engine)
-    name, basis, channels = "", None, model.feature_shape(run.image_size)[0]
-    if projection:
-        name, basis, channels = projection.name, projection.load(), projection.channels
-        project_head(model, basis)
-        make_engine = projected(make_engine, basis)
-    stores = build_stores(run, spec, model, make_engine, arithmetic_name(arithmetic, name), channels)
-    rows = [
-        (list(run.digests[part].values()), [classes.index(sample.label) for sample in samples])
-        for part, samples in (("train", split.train), ("val", split.val))
-    ]
-    low_res_epochs = recipe.low_res_epochs(run.epochs)
-    batches = CachedSource(model, stores, *rows, recipe.batch_size, low_res_epochs, args.seed, run.precision.head)
-    return PreparedSource(batches, arithmetic, name, basis, tuple(store.folder.name for store in stores))
-
-
-def prepare_projection(
-    run: PreparedRun, spec: FeatureSpec, model: ActionNet, make_engine: Callable[[int, int], Engine]
-) -> Projection | None:
-    """The fitted PCA projection to the recipe's channels; None where it keeps all."""
-    channels = run.recipe.channels
-    if not 0 < channels < model.feature_shape(run.image_size)[0]:
-        return None
-    known = run.interrupted.get("projection")
-    projection = find_projection(run.args.cache, known, run.image_size) if known else None
-    projection = projection or Projection(spec.projection_file(run.args.cache, channels), run.image_size, channels)
-    with distributed.main_process_first():
-        projection.fit(make_engine, run.split.train)
-    distributed.require_same(projection.name, "the PCA projection (--cache)")
-    return projection
-
-
-def build_stores(
-    run: PreparedRun,
-    spec: FeatureSpec,
-    model: ActionNet,
-    make_engine: Callable[[int, int], Engine],
-    arithmetic: str,
-    channels: int,
-) -> list[FeatureStore]:
-    """One store per view, complete for this split."""
-    stores, parts = [], []
-    for view in range(run.recipe.views):
-        size = model.crop_size(run.image_size) if view else run.image_size
-        shape = (channels, model.feature_shape(size)[1])
-        stores.append(FeatureStore(run.args.cache, spec, view, size, arithmetic, shape))
-        digests = [*run.digests["train"].values(), *(run.digests["val"].values() if view == 0 else ())]
-        parts.append((run.split.train + (run.split.val if view == 0 else []), digests))
-    check_disk_space(stores, [digests for _, digests in parts])
-    workers = pick_workers(run.device, run.args.workers)
-    for view, (store, (samples, digests)) in enumerate(zip(stores, parts, strict=True), 1):
-        store.build(make_engine, samples, digests, run.device, workers, f"feature maps, view {view} of {len(stores)}")
-        release_freed_memory()
-    pin_to_gpu(stores, [digests for _, digests in parts], run.device)
-    return stores
-
-
-def describe_run(run: PreparedRun, source: PreparedSource) -> dict[str, Any]:
-    """The content of `best.json` besides the epoch's figures."""
+def describe_run(run: PreparedRun, arithmetic: str, projection: str) -> dict[str, Any]:
+    """The content of `best.json` besides the epoch's figures, for features computed in that arithmetic."""
     return {
         "dataset": run.data.name,
         "data": str(run.data.root),
@@ -292,8 +206,8 @@ def describe_run(run: PreparedRun, source: PreparedSource) -> dict[str, Any]:
         "recipe": asdict(run.recipe),
         "arguments": run.arguments,
         "device": str(run.device),
-        "precision": source.arithmetic,
-        "projection": source.projection,
+        "precision": arithmetic,
+        "projection": projection,
         "processes": distributed.world_size(),
         "versions": checkpoint.versions(),
         "commit": checkpoint.commit(),
