@@ -20,6 +20,7 @@ from backbones.imagenet_weights import BackboneWeights, WeightsUnavailable
 from dataset import EvalTransform, HarDataset, normalise, read_dataset
 from evaluation.calibration import fit_temperature
 from evaluation.metrics import summarise
+from model import ActionNet
 from runtime.errors import InputError
 from sample.build import ensure_sample
 from training import checkpoint
@@ -294,3 +295,31 @@ def test_imagenet_features_separate_the_drawn_actions(
     train.main(train.Args(data=Path("drawn"), image_size=128, epochs=8, views=1, batch_size=32, run="i"))
     predict5.main(predict5.Args())
     assert 0.5 < json.loads(Path("results/i/test/metrics.json").read_text())["accuracy"] < 1  # 0.71 and 0.58 by seed
+
+
+def test_finetune_recipe_trains_a_head_first_and_continues_where_that_stopped(
+    kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("training.recipe.EPOCHS", 2)  # of the head
+    options, write = {"data": kaggle, "recipe": "finetune", "epochs": 1, "run": "f"}, checkpoint.save_last
+
+    def stop_after_first(run: Path, model: ActionNet, state: dict) -> None:
+        write(run, model, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save_last", stop_after_first)
+        train.main(small(**options))
+    first = read_jsonl(Path("results/f_head/metrics.jsonl"))
+    train.main(small(**options))
+    rows = read_jsonl(Path("results/f_head/metrics.jsonl"))
+    assert (len(first), len(rows), rows[0]) == (1, 2, first[0])
+    best = json.loads(Path("results/f/best.json").read_text())
+    assert best["split"] == json.loads(Path("results/f_head/best.json").read_text())["split"]
+    assert (best["arguments"]["unfreeze"], best["arguments"]["head"], best["image_size"]) == ("layer1", "f_head", 64)
+    assert (best["recipe"]["views"], best["recipe"]["layer_decay"], best["recipe"]["min_crop"]) == (0, 0.7, 0.25)
+    before, after = (torch.load(f"results/{run}/best.pt", weights_only=True)["model"] for run in ("f_head", "f"))
+    changed = {key for key, value in after.items() if not torch.equal(before[key], value)}
+    assert {"base_model.layer1.0.conv1.weight", "base_model.layer4.2.conv3.weight", "conv1.weight"} <= changed
+    assert not any(key.startswith("base_model.conv1") or ("base_model" in key and ".bn" in key) for key in changed)

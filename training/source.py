@@ -41,7 +41,7 @@ def prepare_source(run: PreparedRun, model: ActionNet) -> PreparedSource:
     args, split, classes, recipe = run.args, run.split, run.data.classes, run.recipe
     reader = ImageReader(run.device, pick_workers(run.device, args.workers))
     if recipe.views == 0:
-        transform = TrainTransform(run.image_size, recipe.smallest_crop)
+        transform = TrainTransform(run.image_size, recipe.min_crop)
         options = (transform, recipe.batch_size, reader, args.seed)
         return PreparedSource(ImageSource(model, split.train, split.val, classes, *options), run.precision.backbone)
     spec = FeatureSpec(run.weights.sha256, args.unfreeze, dataset_digest(run.digests), run.image_size)
