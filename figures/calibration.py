@@ -55,7 +55,7 @@ def reliability(axes: Axes, bins: list[dict[str, float]]) -> None:
         low = min(row["accuracy"], row["confidence"])
         axes.bar(row["from"], gap, width, low, align="edge", facecolor="none", edgecolor=VAL, hatch="////", linewidth=0)
     axes.bar(0, 0, color=TRAIN, label="accuracy")
-    axes.bar(0, 0, color=TRAIN, alpha=0.3, label=f"pale: under {FEW} images, uncertain")
+    axes.bar(0, 0, color=TRAIN, alpha=0.3, label=f"pale: under {FEW} images")
     axes.bar(0, 0, facecolor="none", edgecolor=VAL, hatch="////", linewidth=0, label="gap to mean confidence")
     centres = [(row["from"] + row["to"]) / 2 for row in bins]
     axes.plot(centres, [row["n"] / total for row in bins], ".-", color="0.25", label="share of images")

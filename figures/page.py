@@ -255,14 +255,13 @@ def bars(
     size: float = 8,
 ) -> None:
     """Horizontal bars of probabilities (0..1) with their names inside; the `marked` one in bold with an arrow."""
-    room = axes.get_position().width * axes.figure.get_figwidth()  # inches
-    letters = int(0.96 * room * 72 / (0.7 * size)) - 5  # bold ones are 0.7 times their size wide; the number has five
+    room = 0.96 * axes.get_position().width * axes.figure.get_figwidth() * 72 / size  # in units of the letters' size
     for place, (name, value, colour) in enumerate(zip(names, values, colours, strict=True)):
         axes.barh(place, 1, 0.84, color="0.95")
         axes.barh(place, value, 0.84, color=colour, alpha=0.55)
         known = {"weight": "bold" if name == marked else "normal", "va": "center", "fontsize": size}
-        mark = " ◂ true" if name == marked else ""
-        words = shorten(name, min(24, letters - len(mark))) + mark
+        mark, letters = (" ◂ true", room / 0.7 - 12) if name == marked else ("", room / 0.6 - 5)  # the number has five
+        words = shorten(name, min(24, int(letters))) + mark
         axes.text(0.02, place, words, parse_math=False, **known)
         axes.text(0.98, place, f"{value:.3f}", ha="right", **known)
     axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
