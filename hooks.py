@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from tqdm import tqdm
 
-from inspection.layer_names import as_maps, describe_layer, find_layer, friendly, leaf_layers, module_of
-from inspection.layer_stats import KernelView, histogram, most_active
+from inspection.channels import activity, ranking_layers
+from inspection.layer_names import find_layer, friendly, leaf_layers, output_maps
+from inspection.layer_stats import KernelView
 from runtime.distributed import is_main
 from runtime.errors import InputError
 
@@ -32,10 +32,13 @@ class Recording(dict[str, Tensor]):
 
     Attributes:
         gradients: the same for gradients of these outputs that `backward` computed, where they were asked for.
+        ranking: in `dump`, the mean absolute value of each channel (1, C) of all layers that rank channels (see
+            `inspection.channels`).
         step: number of the model's latest forward pass, from 0; -1 before the first.
     """
 
     gradients: "Recording"
+    ranking: "Recording"
     step: int = -1
 
     def __missing__(self, name: str) -> Tensor:
@@ -162,15 +165,18 @@ def dump(
     gradients: bool = False,
     channels: Sequence[int] = (),
     tiles: int = 24,
-    kernels: KernelView = "norm",
+    kernels: KernelView = "strongest",
     classes: Sequence[str] = (),
     detail: str = "",
+    format: str = "png",
+    dpi: int = 120,
 ) -> Iterator[Recording]:
     """Plots the layers in every forward pass of `model` within the block, for the first image of the batch.
 
-    Writes into `folder`, each file atomically (in a process group only the main process does):
+    Writes into `folder`, each file atomically (in a process group only the main process does), in the `format` png, pdf
+    or svg with `dpi` pixels per inch:
         activation_<prefix>_layer_<name>.png, .npy   maps of the most active channels; all maps (C, h, w)
-        kernels_<prefix>_layer_<name>.png, .npy      of convolutions: the kernels of the same channels
+        kernels_<prefix>_layer_<name>.png, .npz      of convolutions: the kernels of the same channels (or .npy)
         histograms_<prefix>.png, .json               of the activations of each layer
 
     Args:
@@ -178,34 +184,47 @@ def dump(
         every: plot the forward passes 0, every, 2 * every, …
         prefix: part of the file names; {} becomes the number of the pass. Without {}, each pass overwrites the last.
         gradients: also record gradients; modes, hooks and outputs are treated as in `record`.
-        channels: those to plot where a layer has them, instead of the `tiles` most active ones.
-        kernels: see `inspection.layer_stats.kernel_tiles`.
+        channels: those to plot where a layer has them, instead of the `tiles` most active ones (`inspection.channels`).
+        kernels: slices for the strongest input channels, or one tile each (see `inspection.layer_stats.kernel_tiles`).
         classes: names of the outputs of a linear layer with as many.
         detail: second line of every plot.
 
     Yields: the recording of the latest plotted pass, batch size 1.
-
     Raises: InputError as `record`, on a wrong option, or in a pass where no layer has an output to plot.
     """
     names = leaf_layers(model) if layers is None else list(layers)
-    check_options(names, every, prefix, tiles)
+    check_options(names, every, prefix, tiles, format)
     style = {"channels": channels, "tiles": tiles, "kernels": kernels, "classes": classes, "detail": detail}
-
-    def plot(*_: object) -> None:
-        if acts.step % every == 0 and is_main():
-            write_plots(Path(folder), prefix.replace("{}", str(acts.step)), model, acts, **style)
-
-    with record(model, names, gradients, first_image, every) as acts, model.register_forward_hook(plot):
+    style |= {"format": format, "dpi": dpi}
+    with (
+        record(model, names, gradients, first_image, every) as acts,
+        record(model, ranking_layers(model), keep=first_activity, every=every) as acts.ranking,
+        model.register_forward_hook(plotting_hook(acts, Path(folder), prefix, every, style)),
+    ):
         yield acts
 
 
-def check_options(names: Sequence[str], every: int, prefix: str, tiles: int) -> None:
+def plotting_hook(
+    acts: Recording, folder: Path, prefix: str, every: int, style: dict[str, Any]
+) -> Callable[[nn.Module, tuple, Any], None]:
+    def plot(model: nn.Module, *_: object) -> None:
+        if acts.step % every == 0 and is_main():
+            from figures.dump import write_plots  # matplotlib takes a second, and recording does without
+
+            write_plots(folder, prefix.replace("{}", str(acts.step)), model, acts, acts.ranking, **style)
+
+    return plot
+
+
+def check_options(names: Sequence[str], every: int, prefix: str, tiles: int, format: str) -> None:
     if not names:
         raise InputError("layers: none to plot; name one, or put a model without child modules into nn.Sequential")
     if every < 1 or tiles < 1:
         raise InputError(f"every={every}, tiles={tiles}: both must be 1 or more")
     if Path(prefix).name != prefix:
         raise InputError(f"prefix={prefix!r}: must be part of a file name; give the folder as folder=")
+    if format not in ("png", "pdf", "svg"):
+        raise InputError(f"format={format!r}: must be png, pdf or svg")
 
 
 def first_image(output: Tensor) -> Tensor:
@@ -214,45 +233,9 @@ def first_image(output: Tensor) -> Tensor:
     return to_cpu(first.abs() if first.is_complex() else first)
 
 
-def write_plots(
-    folder: Path,
-    prefix: str,
-    model: nn.Module,
-    acts: Mapping[str, Tensor],
-    *,
-    channels: Sequence[int],
-    tiles: int,
-    kernels: KernelView,
-    classes: Sequence[str],
-    detail: str,
-) -> None:
-    """Writes the files of one forward pass; see `dump`."""
-    from figures import layers as plots  # matplotlib takes a second, and recording does without
-
-    maps = as_maps({layer: output for layer, output in acts.items() if len(output)})
-    if not maps:
-        raise InputError(f"{folder}, {prefix}: nothing to plot; name layers that are called, give a batch with images")
-    stats = {layer: histogram(values) for layer, values in maps.items()}
-    plots.histograms(folder / f"histograms_{prefix}.png", "Activation values by layer", detail, stats, "activations")
-    for layer, values in tqdm(maps.items(), "plot layers", unit=" layers", leave=False, disable=len(maps) < 30):
-        module, name = module_of(model, layer), f"{prefix}_layer_{friendly(layer)}"
-        heading = f"{layer} · {describe_layer(module)} · {' × '.join(map(str, values.shape))}"
-        path = folder / f"activation_{name}.png"
-        if isinstance(module, nn.Linear) and values.shape == (len(classes), 1, 1):
-            plots.logits(path, heading, detail, values[:, 0, 0].float().numpy(), classes)
-            continue
-        shown = shown_channels(values, channels, tiles)
-        order = "as chosen" if channels and set(shown) <= set(channels) else "most active first"
-        plots.activations(path, heading, detail, values, shown, order)
-        if isinstance(module, nn.Conv2d):
-            title = f"Kernels of {layer} · {describe_layer(module)}"
-            plots.kernels(folder / f"kernels_{name}.png", title, module, kernels, shown)
-
-
-def shown_channels(maps: Tensor, channels: Sequence[int], tiles: int) -> list[int]:
-    """The given channels, as far as maps (C, h, w) have them, else the `tiles` most active ones."""
-    there = [channel for channel in dict.fromkeys(channels) if 0 <= channel < len(maps)]
-    return there or most_active(maps, tiles)
+def first_activity(output: Tensor) -> Tensor:
+    """Mean absolute value of each channel of a batch's first output, (1, C)."""
+    return activity(output_maps(output[0].detach())).cpu()[None] if len(output) else output.cpu()
 
 
 def layer_shapes(model: nn.Module, images: Tensor, layers: Iterable[str]) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,8 @@
     python visualize_activations.py --network                the network itself; needs no run
 
 Writes activations/grid_<image>.png, compare_<A>_<B>.png, training_<run>_<image>.png or dead_units_<run>.png, for
---network results/network.png, and their numbers beside them as .json (tiles as .npz).
+--network results/network.png, and their numbers beside them as .json (tiles as .npz). --format pdf or svg writes
+those instead of .png.
 """
 
 from collections.abc import Sequence
@@ -30,24 +31,28 @@ from figures import grid as grid_figure
 from figures import layers as layer_figures
 from figures import network as network_figure
 from figures.connections import make_columns, shown_values
+from figures.page import resolution
 from hooks import activation_frequency, layer_shapes, record
+from inspection.channels import ranking_layers
 from inspection.examples import Example, Prediction
-from inspection.layer_names import KERNELS, as_maps, existing_layers, find_layer, leaf_layers
+from inspection.layer_names import KERNELS, as_maps, calls_of, existing_layers, find_layer, leaf_layers
 from inspection.layer_stats import relative_distance
 from model import ActionNet
 from runtime.console import run_script
 from runtime.device import pick_device, pick_workers
 from runtime.errors import InputError
-from runtime.options import RunOptions, option_name, require_range
+from runtime.options import FigureOptions, option_name, require_range
 from training import checkpoint
 from training.loop import progress_bar, to_device, with_progress
 from training.recipe import IMAGE_SIZE
 from training.trained_run import TrainedRun, load_run
 
 GRID = (
-    "kernels:base_model.layer1.0.conv2", "base_model.layer1.0.conv2", "base_model.layer1.0.relu#2", "base_model",
+    "kernels:base_model.layer1.0.conv2", "base_model.layer1.0.conv2", "base_model.layer1.0.relu#2",
+    "base_model.layer1", "base_model.layer2", "base_model.layer3", "base_model",
     "kernels:conv1", "conv1", "relu1", "kernels:conv2", "conv2", "relu2",
 )  # fmt: skip
+ROWS = 3
 COMPARED = ("base_model.layer1.0.relu#2", "base_model.layer2", "base_model.layer3", "base_model", "relu1", "relu2")
 TRAINED = ("kernels:conv1", "relu1", "kernels:conv2", "relu2")
 MODES = ("compare", "training", "dead_units", "network")
@@ -64,7 +69,7 @@ BATCH = 16
 
 
 @dataclass
-class Args(RunOptions):
+class Args(FigureOptions):
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE …]")] = ()
     """Images to draw. Default: a test image of the run."""
     index: tuple[int, ...] = ()
@@ -74,7 +79,7 @@ class Args(RunOptions):
     columns: tuple[str, ...] = ()
     """Layers to show, in the order of the network; `kernels:NAME` shows a convolution's kernels."""
     rows: int | None = None
-    """Channels in each column, 1 to 10. Default 5; with --training 3."""
+    """Channels in each column, 1 to 10. Default 3."""
     compare: tuple[Path, Path] | None = None
     """Two images side by side."""
     training: Path | None = None
@@ -91,18 +96,23 @@ class Args(RunOptions):
 
 def main(args: Args) -> None:
     check(args)
+    with resolution(args.dpi):
+        draw(args)
+
+
+def draw(args: Args) -> None:
     device = pick_device(args.device)
     if args.network and not args.run:
-        draw_network(args.results, ActionNet(15), IMAGE_SIZE, f"15 classes, images of {IMAGE_SIZE} × {IMAGE_SIZE}")
+        about = f"15 classes, images of {IMAGE_SIZE} × {IMAGE_SIZE}"
+        draw_network(args.results / f"network.{args.format}", ActionNet(15), IMAGE_SIZE, about)
         return
     if args.training:
         args.results, args.run = args.training.parent, args.training.name
     run = load_run(args, device)
     if args.network:
         size = f"{run.image_size} × {run.image_size}"
-        draw_network(
-            run.folder, run.model, run.image_size, f"{len(run.classes)} classes, images of {size} · {run.detail}"
-        )
+        about = f"{len(run.classes)} classes, images of {size} · {run.detail}"
+        draw_network(run.folder / f"network.{args.format}", run.model, run.image_size, about)
     elif args.compare:
         draw_comparison(args, run)
     elif args.training:
@@ -127,6 +137,7 @@ def check(args: Args) -> None:
         raise InputError(f"{ways[0]} and {ways[1]} both choose what to draw; give one of them")
     require_range("rows", args.rows, 1, 10)
     require_range("dead_units", args.dead_units, 1)
+    require_range("dpi", args.dpi, 30, 600)
     require_range("seed", args.seed, 0)
     require_range("workers", args.workers, 0)
 
@@ -152,14 +163,14 @@ def layer_names(columns: Sequence[str]) -> list[str]:
 
 def draw_grids(args: Args, run: TrainedRun) -> None:
     chosen = examples(args, run)
-    paths = [args.out / f"grid_{example.folder}.png" for example in chosen]
+    paths = [args.out / f"grid_{example.folder}.{args.format}" for example in chosen]
     if len(set(paths)) < len(paths):
         raise InputError("two of the images have one name, and so would their pages; draw them one after the other")
     columns = args.columns or existing_layers(run.model, GRID)
     layers = [*leaf_layers(run.model), *layer_names(columns)]
     for path, example in zip(paths, tqdm(chosen, "draw", unit=" images", disable=len(chosen) < 2), strict=True):
         prediction, acts = predict(run, example, layers)
-        shown = make_columns(run.model, columns, acts, args.rows or 5)
+        shown = make_columns(run.model, columns, acts, args.rows or ROWS)
         grid_figure.grid(path, prediction, run.model, shown, acts, run.detail)
         tqdm.write(f"{describe(prediction)}\nwritten: {path}")
 
@@ -170,12 +181,15 @@ def draw_comparison(args: Args, run: TrainedRun) -> None:
     for layer in layers:
         if layer.startswith(KERNELS):
             raise InputError(f"--columns {layer}: kernels are the same for both images; give layers alone")
-    predictions, acts = zip(*(predict(run, example, layers) for example in pair), strict=True)
-    for layer, maps in acts[0].items():
-        if maps.shape[1:] == (1, 1):
+    names = ranking_layers(run.model)
+    predictions, acts = zip(*(predict(run, example, [*names, *layers]) for example in pair), strict=True)
+    wanted = {call for layer in layers for call in calls_of(run.model, layer, acts[0])}
+    layers = [layer for layer in acts[0] if layer in wanted]
+    for layer in layers:
+        if acts[0][layer].shape[1:] == (1, 1):
             raise InputError(f"--columns {layer}: outputs single values, not maps; give an earlier layer")
-    path = args.out / f"compare_{pair[0].folder}_{pair[1].folder}.png"
-    comparison_figures.compare(path, predictions, acts, run.model, run.detail)
+    path = args.out / f"compare_{pair[0].folder}_{pair[1].folder}.{args.format}"
+    comparison_figures.compare(path, predictions, layers, acts, run.model, run.detail)
     for letter, prediction in zip("AB", predictions, strict=True):
         print(f"{letter}  {describe(prediction)}")
     print(f"written: {path}")
@@ -195,7 +209,7 @@ def draw_training(args: Args, run: TrainedRun) -> None:
         features = model.frozen(example.input[None].to(run.device))  # once for all epochs
     checkpoint.load_snapshot(list(snapshots.values())[-1], model)
     _, acts = predict_from_features(run, features, example, layer_names(specs))
-    columns = make_columns(model, specs, acts, args.rows or 3)
+    columns = make_columns(model, specs, acts, args.rows or ROWS)
     convs = {column.layer: column.module for column in columns if column.is_kernels}
     predictions, history, start = [], [], {}
     distances: dict[str, list[float]] = {layer: [] for layer in convs}
@@ -207,7 +221,7 @@ def draw_training(args: Args, run: TrainedRun) -> None:
         start = start or {layer: conv.weight.detach().clone() for layer, conv in convs.items()}
         for layer, conv in convs.items():
             distances[layer].append(relative_distance(conv.weight.detach(), start[layer]))
-    path = args.out / f"training_{run.name}_{example.folder}.png"
+    path = args.out / f"training_{run.name}_{example.folder}.{args.format}"
     detail = f"{run.record['dataset']} · run {run.name}"
     comparison_figures.training(path, predictions, columns, history, distances, list(snapshots), detail)
     print(f"{describe(predictions[-1])} after the last epoch\nwritten: {path}")
@@ -244,7 +258,7 @@ def draw_dead_units(args: Args, run: TrainedRun) -> None:
     with progress_bar("dead channels", count, leave=True) as bar:
         batches = (images for images, _ in with_progress(to_device(loader, run.device), bar))
         counts, seen = activation_frequency(run.model, batches, layers)
-    path = args.out / f"dead_units_{run.name}.png"
+    path = args.out / f"dead_units_{run.name}.{args.format}"
     heading = f"Channels that are active in none of {seen} test images"
     found = layer_figures.dead_units(path, heading, run.detail, counts, seen)
     dead = sum(len(row["dead"]) for row in found.values())
@@ -253,11 +267,11 @@ def draw_dead_units(args: Args, run: TrainedRun) -> None:
     print(f"written: {path}")
 
 
-def draw_network(folder: Path, model: ActionNet, size: int, detail: str) -> None:
+def draw_network(path: Path, model: ActionNet, size: int, detail: str) -> None:
     image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
     shapes = layer_shapes(model, image, network_figure.stage_layers(model))
-    network_figure.network(folder / "network.png", model, size, shapes, detail)
-    print(f"written: {folder / 'network.png'}")
+    network_figure.network(path, model, size, shapes, detail)
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

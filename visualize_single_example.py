@@ -9,7 +9,8 @@
 Writes the folder activations/<image>/, all of it or nothing: overview.png (everything on one page), cam.png
 (attributions), originalimage_<id>.png, probabilities_<id>.png, activation_epoch<E>_batch<id>_layer_<name>.png,
 kernels_epoch<E>_batch<id>_layer_<name>.png, histograms_epoch<E>_batch<id>.png, gradients.png (where the true class is
-known), with their numbers as .npy or .json, and manifest.json, which lists them.
+known), with their numbers as .npy, .npz or .json, and manifest.json, which lists them. --format pdf or
+svg writes those instead of .png.
 """
 
 import copy
@@ -23,14 +24,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from figures import example as example_figures
 from figures import layers as layer_figures
+from figures.dump import shown_channels
 from figures.example import Attribution
-from hooks import dump, record, shown_channels
+from figures.page import resolution
+from hooks import Recording, dump, record
 from inspection import attribution
+from inspection.channels import most_active, ranked_maps
 from inspection.examples import Example, Prediction
 from inspection.layer_names import as_maps, existing_layers, leaf_layers
 from inspection.layer_stats import KernelView, histogram
@@ -39,7 +42,7 @@ from runtime.console import run_script
 from runtime.device import pick_device
 from runtime.errors import InputError
 from runtime.files import write_folder, write_json
-from runtime.options import RunOptions, require_range
+from runtime.options import FigureOptions, require_range
 from training.trained_run import TrainedRun, load_run
 
 LAYERS = (
@@ -51,7 +54,7 @@ MANIFEST = "manifest.json"
 
 
 @dataclass
-class Args(RunOptions):
+class Args(FigureOptions):
     index: int | None = None
     """Position of the image in the run's test set. Default: a random one."""
     seed: int | None = None
@@ -66,11 +69,13 @@ class Args(RunOptions):
     all_layers: bool = False
     """Show every layer."""
     channels: tuple[int, ...] = ()
-    """Channels to show where a layer has them. Default, and where it has none of them: the most active ones."""
+    """Channels to show where a layer has them. Default, and where it has none of them: the most active ones, of a
+    convolution those of the ReLU after it."""
     tiles: int = 24
     """How many of the most active channels to show."""
-    kernels: KernelView = "norm"
-    """Tile of a kernel whose input is not RGB: L2 norm or mean over the input channels, or the first one."""
+    kernels: KernelView = "strongest"
+    """Kernels whose input is not RGB: slices for the strongest input channels, or one tile each: L2 norm or mean over
+    the input channels, or the slice for the first one."""
     attribution: Literal["occlusion", "integrated-gradients", "none"] = "occlusion"
     """Shown in cam.png beside Grad-CAM; both take some seconds."""
     out: Path = Path("activations")
@@ -86,18 +91,19 @@ def main(args: Args) -> None:
     begin = time.perf_counter()
     layers = leaf_layers(run.model) if args.all_layers else args.layers or existing_layers(run.model, LAYERS)
     prediction = predict(args, run, example, layers)
-    with write_folder(folder) as partial, ThreadPoolExecutor(1) as pool:
+    with write_folder(folder) as partial, resolution(args.dpi), ThreadPoolExecutor(1) as pool:
         # Runs while plots are drawn; on a copy of the model, since captum's passes would trigger dump's hooks.
         attributions = pool.submit(attribute, args, copy.deepcopy(run.model), prediction)
-        maps, stats = draw_layers(args, run, prediction, layers, partial)
+        acts, stats = draw_layers(args, run, prediction, layers, partial)
         rows = attributions.result()
-        draw_example(run, prediction, maps, stats, rows, partial)
+        draw_example(args, run, prediction, acts, stats, rows, partial)
         seconds = round(time.perf_counter() - begin, 2)
-        manifest = describe(args, run, prediction, maps, rows, partial) | {"seconds": seconds}
+        manifest = describe(args, run, prediction, acts, rows, partial) | {"seconds": seconds}
         write_json(partial / MANIFEST, manifest)
-    images = len(list(folder.glob("*.png")))
+    images = len(list(folder.glob(f"*.{args.format}")))
     print(f"{example.name}: {prediction.summary}")
-    print(f"written: {folder}/: {images} images with their numbers in {seconds:.1f} s; see overview.png first")
+    written = f"{images} images with their numbers in {seconds:.1f} s"
+    print(f"written: {folder}/: {written}; see overview.{args.format} first")
     if example.index is not None:
         print(f"the same image again: --index {example.index}")
 
@@ -112,6 +118,7 @@ def check(args: Args) -> None:
         raise InputError(f"--image {args.image}: no such file")
     require_range("tiles", args.tiles, 1)
     require_range("seed", args.seed, 0)
+    require_range("dpi", args.dpi, 30, 600)
     for channel in args.channels:
         if channel < 0:
             raise InputError(f"--channels {channel}: channels count from 0")
@@ -156,13 +163,14 @@ def predict(args: Args, run: TrainedRun, example: Example, layers: Sequence[str]
 
 def draw_layers(
     args: Args, run: TrainedRun, prediction: Prediction, layers: Sequence[str], folder: Path
-) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    """Plots the layers; returns their activations (C, h, w), and histograms of these and of gradients by layer."""
+) -> tuple[Recording, dict[str, dict[str, Any]]]:
+    """Plots the layers; returns their outputs, and histograms of these and of gradients by layer."""
     example, model = prediction.example, run.model
     known = example.true in run.classes
     images = example.input[None].to(run.device).requires_grad_(known)  # (1, 3, S, S)
     about = f"{example.label} · {prediction.summary} · {run.detail}"
     style = {"channels": args.channels, "tiles": args.tiles, "kernels": args.kernels, "classes": run.classes}
+    style |= {"format": args.format, "dpi": args.dpi}
     prefix = f"epoch{run.record['epoch']}_batch{example.id}"
     with (
         torch.set_grad_enabled(known),
@@ -173,14 +181,13 @@ def draw_layers(
             target = torch.tensor([run.classes.index(example.true)], device=logits.device)
             cross_entropy(logits, target).backward()
     model.zero_grad(set_to_none=True)
-    maps = as_maps(acts)
     gradients = as_maps({layer: acts.gradients[layer] for layer in acts if layer in acts.gradients})
     stats = {"activations": json.loads((folder / f"histograms_{prefix}.json").read_text(encoding="utf-8"))}
     if gradients:
         heading = f"Gradients of the loss for {example.true}, by layer"
         stats["gradients"] = {layer: histogram(values) for layer, values in gradients.items()}
-        layer_figures.histograms(folder / "gradients.png", heading, about, stats["gradients"], "gradients")
-    return maps, stats
+        layer_figures.histograms(folder / f"gradients.{args.format}", heading, about, stats["gradients"], "gradients")
+    return acts, stats
 
 
 def attribute(args: Args, model: ActionNet, prediction: Prediction) -> list[Attribution]:
@@ -209,37 +216,44 @@ def attribute(args: Args, model: ActionNet, prediction: Prediction) -> list[Attr
 
 
 def draw_example(
+    args: Args,
     run: TrainedRun,
     prediction: Prediction,
-    maps: dict[str, Tensor],
+    acts: Recording,
     stats: dict[str, dict[str, Any]],
     rows: Sequence[Attribution],
     folder: Path,
 ) -> None:
     """The image, its probabilities, attributions, and the overview."""
-    detail, id = run.detail, prediction.example.id
-    example_figures.original(folder / f"originalimage_{id}.png", prediction, detail)
-    example_figures.probabilities(folder / f"probabilities_{id}.png", prediction, detail)
-    example_figures.attributions(folder / "cam.png", prediction, rows, detail)
-    example_figures.overview(folder / "overview.png", prediction, run.model, maps, rows, stats, detail)
+    detail, id, ranked = run.detail, prediction.example.id, ranked_maps(acts, acts.ranking)
+    example_figures.original(folder / f"originalimage_{id}.{args.format}", prediction, detail)
+    example_figures.probabilities(folder / f"probabilities_{id}.{args.format}", prediction, detail)
+    example_figures.attributions(folder / f"cam.{args.format}", prediction, rows, detail)
+    channels = {layer: most_active(run.model, layer, ranked, example_figures.STRIP) for layer in acts}
+    page = folder / f"overview.{args.format}"
+    example_figures.overview(page, prediction, run.model, as_maps(acts), channels, rows, stats, detail)
 
 
 def describe(
     args: Args,
     run: TrainedRun,
     prediction: Prediction,
-    maps: dict[str, Tensor],
+    acts: Recording,
     rows: Sequence[Attribution],
     folder: Path,
 ) -> dict[str, Any]:
     """The content of `manifest.json`."""
     files = {}
-    for image in sorted(folder.glob("*.png")):
-        numbers = [image.with_suffix(suffix).name for suffix in (".npy", ".json")]
+    for image in sorted(folder.glob(f"*.{args.format}")):
+        numbers = [image.with_suffix(suffix).name for suffix in (".npy", ".npz", ".json")]
         files[image.name] = next((name for name in numbers if (folder / name).exists()), MANIFEST)
+    ranked = ranked_maps(acts, acts.ranking)
     layers = {
-        layer: {"shape": list(values.shape), "channels": shown_channels(values, args.channels, args.tiles)}
-        for layer, values in maps.items()
+        layer: {
+            "shape": list(ranked[layer].shape),
+            "channels": shown_channels(run.model, layer, ranked, args.channels, args.tiles),
+        }
+        for layer in acts
     }
     example = prediction.example
     return {

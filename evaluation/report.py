@@ -21,6 +21,7 @@ from evaluation.metrics import TOP, confusion_matrix, report, summarise
 from figures import calibration as calibration_figures
 from figures import curves
 from runtime.files import write_csv, write_json
+from splits.scan import group_duplicates, scan_file
 
 PANELS, MISTAKES, PAIRS, EXAMPLES = 5, 10, 5, 3
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # of confidence, in metrics.json
@@ -42,6 +43,12 @@ def prediction_rows(samples: Sequence[Sample], probabilities: Tensor, classes: S
             "predicted": top[0][0], "probability": top[0][1], "top": top,
         })  # fmt: skip
     return rows
+
+
+def without_duplicates(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first row of every photograph, of which files may be duplicates (`splits.scan.group_duplicates`)."""
+    groups = group_duplicates([scan_file(row["path"]) for row in rows])
+    return [rows[index] for index in sorted(np.unique(groups, return_index=True)[1])]
 
 
 @dataclass(frozen=True)
@@ -137,13 +144,14 @@ class EvaluationReport:
         }  # fmt: skip
 
     def write_confused_pairs(self) -> list[dict[str, Any]]:
-        """Writes confused.png, the most confused pairs of classes with images; returns the pairs."""
+        """Writes confused.png, the most confused pairs of classes with images, none twice; returns the pairs."""
         pairs = confused_pairs(self.counts, self.classes, PAIRS)
-        images = []
+        wanted, images = [set(pair["classes"]) for pair in pairs], []
+        mistakes = without_duplicates([row for row in self.mistakes if {row["true"], row["predicted"]} in wanted])
         for pair in pairs:
             first, second = pair["classes"]
             directions = ((first, second), (second, first))
-            found = [[row for row in self.mistakes if (row["true"], row["predicted"]) == way] for way in directions]
+            found = [[row for row in mistakes if (row["true"], row["predicted"]) == way] for way in directions]
             images.append([row for rows in found for row in rows[:EXAMPLES]])
         if pairs:
             calibration_figures.confused_pairs(pairs, images, self.title, self.folder / "confused.png")

@@ -55,7 +55,7 @@ def reliability(axes: Axes, bins: list[dict[str, float]]) -> None:
         low = min(row["accuracy"], row["confidence"])
         axes.bar(row["from"], gap, width, low, align="edge", facecolor="none", edgecolor=VAL, hatch="////", linewidth=0)
     axes.bar(0, 0, color=TRAIN, label="accuracy")
-    axes.bar(0, 0, color=TRAIN, alpha=0.3, label=f"… of fewer than {FEW} images")
+    axes.bar(0, 0, color=TRAIN, alpha=0.3, label=f"pale: under {FEW} images")
     axes.bar(0, 0, facecolor="none", edgecolor=VAL, hatch="////", linewidth=0, label="gap to mean confidence")
     centres = [(row["from"] + row["to"]) / 2 for row in bins]
     axes.plot(centres, [row["n"] / total for row in bins], ".-", color="0.25", label="share of images")
@@ -82,7 +82,7 @@ def confused_pairs(
     tops = [0.2 * (1 + words.count("\n")) for words in headings]
     tallest = [max((height for *_, height in line), default=0.0) for line in images]
     page = Page(width, 0.95 + sum(tops) + sum(tallest) + 0.7 * len(pairs))
-    page.title("Most confused pairs of classes", detail)
+    page.title("Most confused pairs of classes", f"{detail} · copies of a photograph are shown once")
     y = 0.95
     for words, line, pixels, top, high in zip(headings, examples, images, tops, tallest, strict=True):
         page.text(0.25, y, words, 9, weight="bold")

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from figures.connections import Column
 from figures.example import RIGHT, WRONG, draw_image, draw_probabilities, verdict_color
 from figures.layers import shortened
-from figures.page import UNIT_GREY, Page, Scale
+from figures.page import Page, Scale
+from inspection.channels import activity, ranking_layer
 from inspection.examples import Prediction
 from inspection.layer_names import describe_layer, module_of
-from inspection.layer_stats import activity, to_unit_range
 from runtime.files import write_arrays, write_json
 from runtime.text import shorten
 
@@ -29,7 +29,7 @@ def similarity(left: Tensor, right: Tensor) -> float:
 
 
 def compared_channels(left: Tensor, right: Tensor) -> tuple[list[int], list[int]]:
-    """Channels of two outputs (C, h, w) of a layer to compare.
+    """Channels to compare, by two outputs (C, h, w) of the layer that ranks them (see `inspection.channels`).
 
     Returns: those most active in both together, and those of the others that differ most.
     """
@@ -40,7 +40,12 @@ def compared_channels(left: Tensor, right: Tensor) -> tuple[list[int], list[int]
 
 
 def compare(
-    path: Path, predictions: Sequence[Prediction], acts: Sequence[Mapping[str, Tensor]], model: nn.Module, detail: str
+    path: Path,
+    predictions: Sequence[Prediction],
+    layers: Sequence[str],
+    acts: Sequence[Mapping[str, Tensor]],
+    model: nn.Module,
+    detail: str,
 ) -> None:
     """Draws two images, their predictions, and the same channels of both for each layer.
 
@@ -48,9 +53,10 @@ def compare(
     those channels by layer (2, n, h, w), .npz.
 
     Args:
-        acts: of either image, (C, h, w) by layer.
+        layers: those to draw.
+        acts: of either image, (C, h, w) by layer, also of the layers that rank channels.
     """
-    layers, size, line = list(acts[0]), 0.8, 2.05
+    size, line = 0.8, 2.05
     page = Page(13.2, 4.5 + line * len(layers))
     page.title("Two images, the same channels", detail)
     for place, (letter, prediction) in enumerate(zip("AB", predictions, strict=True)):
@@ -61,13 +67,15 @@ def compare(
         scale = min(3.0 / wide, 2.3 / high)
         draw_image(page.plot(x, 1.5, wide * scale, high * scale), prediction.example)
         draw_probabilities(page.plot(x + 3.2, 1.5, 2.8, 2.3), prediction, most=9)
+    page.text(0.3, 3.96, "cosine similarity of the channels'\nmeans: 1 is the same mix, 0 none in common", 8)
     page.text(3.2, 4.0, "channels most active in both", 10, weight="bold")
     page.text(3.2 + EACH * (size + 0.08) + 0.4, 4.0, "other channels that differ most", 10, weight="bold")
     found = {}
     for index, layer in enumerate(layers):
         left, right = acts[0][layer], acts[1][layer]
         y, module = 4.3 + index * line, module_of(model, layer)
-        near, chosen = similarity(left, right), compared_channels(left, right)
+        by = ranking_layer(model, layer, acts[0])
+        near, chosen = similarity(left, right), compared_channels(acts[0][by], acts[1][by])
         shape = " × ".join(map(str, left.shape))
         page.text(0.3, y + 0.3, shortened(layer), 9.5, weight="bold")
         page.text(0.3, y + 0.52, f"{describe_layer(module)}\n{shape}\ncosine similarity {near:.2f}", 8.5, color="0.35")
@@ -140,7 +148,8 @@ def training(
     draw_distances(page, bottom + 0.35, distances, epochs)
     page.save(path)
     channels = {column.spec: list(column.channels) for column in columns}
-    numbers = {"epochs": list(epochs), "channels": channels, "distances": distances}
+    inputs = {c.spec: c.inputs[list(c.channels), 0].tolist() for c in columns if c.inputs is not None}
+    numbers = {"epochs": list(epochs), "channels": channels, "kernel_inputs": inputs, "distances": distances}
     probabilities = [prediction.by_class for prediction in predictions]
     write_json(
         path.with_suffix(".json"), {"image": predictions[0].example.name, **numbers, "probabilities": probabilities}
@@ -150,17 +159,18 @@ def training(
 
 
 def draw_history(page: Page, y: float, size: float, column: Column, values: np.ndarray) -> None:
-    """Draws one column (epochs, rows, …): maps on one scale per line, each kernel on its own."""
+    """Draws one column (epochs, rows, …), all tiles on one scale."""
     page.text(0.3, y + 0.05, f"kernels of {column.layer}" if column.is_kernels else column.layer, 10, weight="bold")
-    words = "each tile on its own scale" if column.is_kernels else "one scale per line"
+    flat = values.reshape(-1, *values.shape[2:])
+    scale = Scale.of_kernels(flat) if column.is_kernels else Scale.of(flat)
+    words = f"one scale for all tiles:\n{scale.range}, 0 is {scale.zero}"
+    if column.inputs is not None:
+        words += "\n12 ← 345: kernel 12,\nits slice for input 345,\nthe strongest at the end"
     page.text(0.3, y + 0.27, words, 7.5, color="0.35")
-    for row, channel in enumerate(column.channels):
-        top, tiles = y + row * (size + 0.08), values[:, row]
-        scale = UNIT_GREY if column.is_kernels else Scale.of(tiles)
-        words = f"kernel {channel}" if column.is_kernels else f"channel {channel}\n{scale.range}"
-        page.text(2.45, top + size / 2, words, 7.5, ha="right", va="center", color="0.3")
-        tiles = to_unit_range(torch.from_numpy(tiles)).numpy() if column.is_kernels else tiles
-        for place, tile in enumerate(tiles):
+    for row, label in enumerate(column.labels):
+        top = y + row * (size + 0.08)
+        page.text(2.45, top + size / 2, label, 7.5, ha="right", va="center", color="0.3")
+        for place, tile in enumerate(values[:, row]):
             page.image(2.6 + place * (size + 0.08), top, size, size, tile, scale)
 
 

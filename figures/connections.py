@@ -11,12 +11,10 @@ from itertools import pairwise
 import numpy as np
 from torch import Tensor, nn
 
+from inspection.channels import PER_CHANNEL, SHORTCUT, most_active
 from inspection.layer_names import KERNELS, find_layer, module_of
-from inspection.layer_stats import kernel_tiles, most_active
+from inspection.layer_stats import is_rgb, kernel_slices, kernel_tiles, strongest_inputs
 from runtime.errors import InputError
-
-SHORTCUT = "downsample"
-PER_CHANNEL = (nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.Identity)
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,7 @@ class Column:
         spec: the layer as it was asked for, with "kernels:" before its name for its kernels.
         layer: the layer as it was recorded.
         maps: its output (C, h, w).
+        inputs: of kernels that are not on RGB, (O, 1): the strongest input channel of each, whose slice is shown.
     """
 
     spec: str
@@ -34,10 +33,18 @@ class Column:
     module: nn.Module
     maps: Tensor
     channels: tuple[int, ...] = ()
+    inputs: Tensor | None = None
 
     @property
     def is_kernels(self) -> bool:
         return self.spec.startswith(KERNELS)
+
+    @property
+    def labels(self) -> list[str]:
+        """A label for each of the channels; "12 ← 345" is kernel 12, its slice for input channel 345."""
+        if self.inputs is not None:
+            return [f"{channel} ← {self.inputs[channel].item()}" for channel in self.channels]
+        return [f"{'kernel' if self.is_kernels else 'channel'} {channel}" for channel in self.channels]
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ class Connection:
 def make_columns(model: nn.Module, specs: Sequence[str], acts: Mapping[str, Tensor], rows: int) -> list[Column]:
     """Chooses the channels of the columns that `specs` names, in the given order.
 
-    Columns connected one to one show the same channels: the most active of the last one of them.
+    Columns connected one to one show the same channels: the most active of the last one of them (of a convolution,
+    of its ReLU; see `inspection.channels`).
 
     Args:
         acts: outputs (C, h, w) of every leaf layer and every layer of `specs`, in the order of the calls.
@@ -75,7 +83,7 @@ def make_columns(model: nn.Module, specs: Sequence[str], acts: Mapping[str, Tens
     for column, after in zip(columns, [*columns[1:], None], strict=True):
         chain.append(column)
         if after is None or not is_one_to_one(model, column, after, acts):
-            channels = tuple(most_active(chain[-1].maps, rows))
+            channels = tuple(most_active(model, chain[-1].layer, acts, rows))
             chosen += [replace(column, channels=channels) for column in chain]
             chain = []
     return chosen
@@ -96,7 +104,8 @@ def make_column(model: nn.Module, spec: str, acts: Mapping[str, Tensor]) -> Colu
     layer = calls[max(call, 1) - 1]
     if acts[layer].shape[1:] == (1, 1):
         raise InputError(f"layer {spec}: outputs single values, not maps; give an earlier layer")
-    return Column(spec, layer, module, acts[layer])
+    inputs = strongest_inputs(module, 1) if spec.startswith(KERNELS) and not is_rgb(module) else None
+    return Column(spec, layer, module, acts[layer], inputs=inputs)
 
 
 def leaves_of(model: nn.Module, acts: Mapping[str, Tensor]) -> list[str]:
@@ -158,4 +167,10 @@ def contributions(model: nn.Module, last: Column, acts: Mapping[str, Tensor]) ->
 
 def shown_values(column: Column, maps: Tensor) -> Tensor:
     """Values of a column's tiles: of its present kernels, or of the given maps (C, h, w)."""
-    return (kernel_tiles(column.module) if column.is_kernels else maps.float())[list(column.channels)]
+    if not column.is_kernels:
+        values = maps.float()
+    elif column.inputs is None:
+        values = kernel_tiles(column.module)
+    else:
+        values = kernel_slices(column.module, column.inputs)[:, 0]
+    return values[list(column.channels)]

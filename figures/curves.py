@@ -15,6 +15,7 @@ from runtime.images import load_image
 from runtime.text import shorten
 
 TRAIN, VAL = "#4c72b0", "#dd8452"
+BALANCED = 1.1  # largest by smallest number of images of a class, up to which counts show the shares too
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -50,15 +51,19 @@ def learning_curves(history: Sequence[dict[str, Any]], best: int, title: str, pa
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
-    """The confusion matrix (K, K) as counts and row-normalised."""
+    """The confusion matrix (K, K) as counts; where classes have different numbers of images, also row-normalised."""
+    totals = counts.sum(axis=1)
+    least, most = int(totals.min()), int(totals.max())
+    panels = [(counts, f"counts of {least}{f' to {most}' if most > least else ''} images of each class", "d")]
+    if most > BALANCED * least:
+        panels.append((counts / np.maximum(totals[:, None], 1), "row-normalised (recall)", ".2f"))
     cell = min(max(0.42 if len(classes) <= 20 else 0.3, 3.3 / len(classes)), 27 / len(classes))  # inches
     side, names = cell * len(classes), 0.085 * max(map(len, classes))
-    figure = Figure(figsize=(2 * (1.1 * side + names + 1), side + 0.87 * names + 1.4), layout="constrained")
+    width = max(4.5, 1.1 * side + names + 1)  # the title needs as much
+    figure = Figure(figsize=(len(panels) * width, side + 0.87 * names + 1.4), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.1)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     small, style = {"fontsize": min(10, 20 * cell)}, {"fontsize": min(10, 60 * cell), "parse_math": False}
-    panels = ((counts, "counts", "d"), (shares, "row-normalised (recall)", ".2f"))
-    for axes, (values, name, form) in zip(figure.subplots(1, 2), panels, strict=True):
+    for axes, (values, name, form) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         image = axes.imshow(values, cmap="Blues", vmin=0, vmax=max(values.max(), 1e-9))
         for (row, column), value in np.ndenumerate(values):
             if value and len(classes) <= 60:

@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from dataset import middle
 from figures.layers import shortened, trend
-from figures.page import UNIT_GREY, Page, Scale, bars, wrap_text
+from figures.page import Page, Scale, bars, wrap_text
 from inspection.examples import Example, Prediction
 from inspection.layer_names import describe_layer, module_of
-from inspection.layer_stats import kernel_tiles, most_active, to_unit_range
+from inspection.layer_stats import is_rgb, kernel_tiles, strongest_inputs
 from runtime.files import write_array, write_json
 from runtime.text import shorten
 
 RIGHT, WRONG, OTHER = "#3a923a", "#c03d3e", "0.6"
 MOST_BARS = 200
 STRIP, KERNELS = 10, 6  # tiles in a layer's line of the overview
+CLIPPED = 98  # percentile of an attribution map's absolute values at which its colours end, as captum's own plots
+COLOURS_END = f"colours end at the {CLIPPED}th percentile of each map"
 METHOD_UNITS = {
     "Grad-CAM": "gradient × activation",
     "occlusion": "drop of the logit when covered",
@@ -83,12 +85,12 @@ def shown_classes(prediction: Prediction, most: int) -> list[int]:
     return shown
 
 
-def draw_probabilities(axes: Axes, prediction: Prediction, most: int) -> None:
+def draw_probabilities(axes: Axes, prediction: Prediction, most: int, size: float = 8) -> None:
     """Bars of the most probable classes, the true one marked."""
     order = shown_classes(prediction, most)
     names, true = [prediction.classes[index] for index in order], prediction.example.true
     colours = [RIGHT if name == true else WRONG if name == prediction.predicted and true else OTHER for name in names]
-    bars(axes, names, prediction.probabilities[order].tolist(), colours, marked=true)
+    bars(axes, names, prediction.probabilities[order].tolist(), colours, true, size)
 
 
 def probabilities(path: Path, prediction: Prediction, detail: str) -> None:
@@ -104,13 +106,25 @@ def probabilities(path: Path, prediction: Prediction, detail: str) -> None:
 
 def draw_attribution(page: Page, x: float, y: float, size: float, pixels: np.ndarray, values: np.ndarray) -> Scale:
     """A map over the grey image, which shines through where values are small. Returns the map's scale."""
-    signed = bool((values < 0).any())
-    top = float(np.abs(values).max()) or 1.0
-    scale = Scale("RdBu_r", -top, top) if signed else Scale("inferno", 0.0, top)
+    scale = attribution_scale(values)
     grey = pixels.mean(axis=2, keepdims=True)
-    strength = np.minimum(1.3 * np.abs(values) / top, 0.75)[..., None]
+    strength = np.minimum(1.3 * np.abs(values) / scale.high, 0.75)[..., None]
     page.image(x, y, size, size, grey * (1 - strength) + scale.colour(values) * strength)
     return scale
+
+
+def attribution_scale(values: np.ndarray) -> Scale:
+    """Ends at a percentile: of integrated gradients, single pixels exceed it many times and would hide all others."""
+    size = np.abs(values)
+    top = float(size.max())
+    end = float(np.percentile(size, CLIPPED)) or top or 1.0
+    return Scale("RdBu_r", -end, end, top) if (values < 0).any() else Scale("inferno", 0.0, end, top)
+
+
+def attribution_unit(method: str, scale: Scale) -> str:
+    """Label of a map's colour bar."""
+    unit = METHOD_UNITS.get(method.split(" · ")[0], "")
+    return f"{unit}; largest {scale.largest:.3g}" if unit else ""
 
 
 def attributions(path: Path, prediction: Prediction, rows: Sequence[Attribution], detail: str) -> None:
@@ -120,10 +134,11 @@ def attributions(path: Path, prediction: Prediction, rows: Sequence[Attribution]
     """
     write_array(path.with_suffix(".npy"), np.stack([np.stack(list(row.maps.values())) for row in rows]))
     size, methods, pixels = 2.5, list(rows[0].maps), prediction.example.input_pixels
-    page = Page(0.2 + (len(methods) + 1) * (size + 0.3), 1.0 + len(rows) * (size + 1.35))
+    page = Page(0.2 + (len(methods) + 1) * (size + 0.3), 1.2 + len(rows) * (size + 1.35))
     page.title("Attributions", f"{prediction.example.label} · {prediction.summary} · {detail}")
+    page.text(0.25, 0.9, f"{COLOURS_END}; red raises the class's logit, blue lowers it", 8)
     for line, row in enumerate(rows):
-        y = 1.6 + line * (size + 1.35)
+        y = 1.8 + line * (size + 1.35)
         page.text(0.25, y - 0.55, f"{row.role}: {shorten(row.name)} ({row.probability:.1%})", 10, weight="bold")
         page.text(0.25, y - 0.2, "input of the network", 9)
         page.image(0.25, y, size, size, pixels)
@@ -131,7 +146,7 @@ def attributions(path: Path, prediction: Prediction, rows: Sequence[Attribution]
             x = 0.25 + (place + 1) * (size + 0.3)
             page.text(x, y - 0.2, name, 9)
             scale = draw_attribution(page, x, y, size, pixels, row.maps[name])
-            page.colour_bar(x, y + size + 0.1, size, scale, METHOD_UNITS.get(name.split(" · ")[0], ""))
+            page.colour_bar(x, y + size + 0.1, size, scale, attribution_unit(name, scale))
     page.save(path)
 
 
@@ -140,6 +155,7 @@ def overview(
     prediction: Prediction,
     model: nn.Module,
     acts: Mapping[str, Tensor],
+    channels: Mapping[str, Sequence[int]],
     rows: Sequence[Attribution],
     stats: Mapping[str, Mapping[str, Mapping[str, Any]]],
     detail: str,
@@ -148,6 +164,7 @@ def overview(
 
     Args:
         acts: maps (C, h, w) by layer, from input to output.
+        channels: up to `STRIP` to show, by layer.
         rows: of `attributions`; may be empty.
         stats: of "activations" and, where the true class is known, "gradients": `layer_stats.histogram` by layer.
     """
@@ -159,9 +176,9 @@ def overview(
     page.text(0.3, 0.52, detail, 9, color="0.35")
     draw_head(page, prediction, rows)
     page.text(3.0, top - 0.45, "kernels of the channels to the right", 10, weight="bold")
-    words = "activations of the most active channels (of a convolution: those of the ReLU below), each on its own scale"
+    page.text(3.0, top - 0.24, "12 ← 345: kernel 12, its slice for input channel 345, the strongest", 8)
+    words = "activations of the most active channels (of a convolution: of the ReLU after it), each on its own scale"
     page.text(7.0, top - 0.45, words, 10, weight="bold")
-    channels = strip_channels(model, layers)
     for index, (layer, maps) in enumerate(layers.items()):
         module = module_of(model, layer)
         draw_layer(page, top + index * line, layer, module, maps, channels[layer])
@@ -188,20 +205,8 @@ def draw_head(page: Page, prediction: Prediction, rows: Sequence[Attribution]) -
         x = 8.4 + place * (size + 0.25)
         page.text(x, 0.9, name, 10, weight="bold")
         used = draw_attribution(page, x, 1.15, size, example.input_pixels, values)
-        page.colour_bar(x, 1.25 + size, size, used, METHOD_UNITS.get(name.split(" · ")[0], ""))
-    page.text(8.4, 4.08, f"for {shorten(rows[0].name)} ({rows[0].role})", 9, color="0.35")
-
-
-def strip_channels(model: nn.Module, acts: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    """Channels that the overview shows: the most active; of a convolution those of a ReLU shown right after it."""
-    chosen: dict[str, list[int]] = {}
-    after = ""
-    for layer, maps in reversed(acts.items()):
-        same = after and isinstance(module_of(model, after), nn.ReLU) and isinstance(module_of(model, layer), nn.Conv2d)
-        same = same and maps.shape == acts[after].shape
-        chosen[layer] = chosen[after] if same else most_active(maps, STRIP)
-        after = layer
-    return chosen
+        page.colour_bar(x, 1.25 + size, size, used, attribution_unit(name, used))
+    page.text(8.4, 4.08, f"for {shorten(rows[0].name)} ({rows[0].role}) · {COLOURS_END}", 9, color="0.35")
 
 
 def draw_layer(page: Page, y: float, layer: str, module: nn.Module, maps: Tensor, channels: Sequence[int]) -> None:
@@ -211,12 +216,20 @@ def draw_layer(page: Page, y: float, layer: str, module: nn.Module, maps: Tensor
     shape = " × ".join(map(str, maps.shape))
     page.text(0.3, y + 0.3, f"{describe_layer(module)}\n{shape}", 8, color="0.35")
     if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
-        tiles = kernel_tiles(module)[channels[:KERNELS]]
-        scale = None if tiles.dim() == 4 else UNIT_GREY
-        names = [str(channel) for channel in channels[:KERNELS]]
-        page.tiles(3.0, y, KERNELS, 0.55, to_unit_range(tiles).numpy(), names, [scale] * len(tiles))
+        draw_kernels(page, 3.0, y, module, channels[:KERNELS])
     values = maps[list(channels)].float().numpy()
     signed = bool((maps < 0).any())
     scales = [Scale.of(tile, signed) for tile in values]
     labels = [f"{channel} · {scale.range}" for channel, scale in zip(channels, scales, strict=True)]
     page.tiles(7.0, y, STRIP, size, values, labels, scales)
+
+
+def draw_kernels(page: Page, x: float, y: float, conv: nn.Conv2d, channels: Sequence[int]) -> None:
+    """Kernels of a line: in RGB, or the slice of each for its strongest input channel; one scale for all."""
+    tiles, names = kernel_tiles(conv, "strongest")[list(channels)].numpy(), [str(channel) for channel in channels]
+    if not is_rgb(conv):
+        inputs = strongest_inputs(conv, 1)[list(channels), 0].tolist()
+        names = [f"{name} ← {number}" for name, number in zip(names, inputs, strict=True)]
+    scale = Scale.of_kernels(tiles)
+    page.tiles(x, y, KERNELS, 0.55, tiles, names, [scale] * len(tiles))
+    page.text(x, y + 0.72, f"one scale for the line: {scale.range}, 0 is {scale.zero}", 6.5, color="0.35")

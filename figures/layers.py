@@ -1,4 +1,4 @@
-"""Figures of layers: activation maps, kernels, histograms, dead channels; their numbers beside them, .npy or .json."""
+"""Figures of layers: activation maps, histograms, dead channels; their numbers beside them, .npy or .json."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,20 +6,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
-from torch import Tensor, nn
+from torch import Tensor
 
-from figures.page import UNIT_GREY, Page, Scale
-from inspection.layer_stats import KernelView, kernel_tiles, to_unit_range
+from figures.page import Page, Scale
 from runtime.files import write_array, write_json
 from runtime.text import shorten
 
 COLUMNS, TILE = 8, 1.05
 PAGE = 0.5 + COLUMNS * (TILE + 0.08)
-VIEWS = {
-    "norm": "L2 norm over the input channels",
-    "mean": "mean over the input channels",
-    "first": "first input channel",
-}
 MOST_NAMES = 40
 RARE = 0.01  # share of the images
 BLUE, ORANGE = "#4c72b0", "#dd8452"
@@ -95,48 +89,6 @@ def largest(values: np.ndarray, count: int) -> list[int]:
     return chosen
 
 
-def kernels(path: Path, heading: str, conv: nn.Conv2d, view: KernelView, channels: Sequence[int]) -> None:
-    """Plots the kernels of the output `channels` of a convolution, each on its own grey scale; 1×1 ones as a matrix.
-
-    Writes the tiles of all kernels, unscaled, beside the figure (see `layer_stats.kernel_tiles`), .npy.
-    """
-    if conv.kernel_size == (1, 1):
-        matrix(path, heading, conv)
-        return
-    tiles = kernel_tiles(conv, view)
-    write_array(path.with_suffix(".npy"), tiles.contiguous().numpy())
-    rgb = tiles.dim() == 4
-    shown = to_unit_range(tiles[list(channels)]).numpy()
-    scales = [None if rgb else UNIT_GREY] * len(shown)
-    columns, size = (COLUMNS * 2, TILE / 2 - 0.04) if len(shown) > 32 else (COLUMNS, TILE)
-    height = Page.tiles_height(len(shown), columns, size)
-    page = Page(PAGE, height + 1.6)
-    meaning = "in RGB" if rgb else f"{VIEWS[view]}"
-    outputs, inputs, high, wide = conv.weight.shape
-    detail = f"{outputs} kernels of {inputs} × {high} × {wide}, {len(shown)} shown · {meaning} · each on its own scale"
-    page.title(heading, detail)
-    page.tiles(0.25, 0.95, columns, size, shown, [str(channel) for channel in channels], scales)
-    if not rgb:
-        page.colour_bar(PAGE - 3.25, height + 1.05, 3, UNIT_GREY, "smallest to largest value of each tile")
-    page.save(path)
-
-
-def matrix(path: Path, heading: str, conv: nn.Conv2d) -> None:
-    """Plots the weights (O, I) of a 1×1 convolution, which mixes channels alone, as one image."""
-    weights = conv.weight.detach().float().cpu()[:, :, 0, 0].numpy()
-    write_array(path.with_suffix(".npy"), weights)
-    scale = Scale.of(weights)
-    side = PAGE - 3.2
-    height = min(max(side * weights.shape[0] / weights.shape[1], 2), side)
-    page = Page(PAGE, height + 2.2)
-    page.title(heading, "1×1 kernels as a matrix of weights: output channels in rows, input channels in columns")
-    axes = page.plot(1.6, 0.85, side, height)
-    axes.imshow(weights, aspect="auto", **scale.options)
-    axes.set(xlabel="input channel", ylabel="output channel")
-    page.colour_bar(1.6, height + 1.5, 3, scale, "weight")
-    page.save(path)
-
-
 def histograms(path: Path, heading: str, detail: str, stats: Mapping[str, Mapping[str, Any]], kind: str) -> None:
     """Histograms (of `layer_stats.histogram`) by layer, and standard deviation and share of zeros by depth.
 
@@ -145,16 +97,17 @@ def histograms(path: Path, heading: str, detail: str, stats: Mapping[str, Mappin
     write_json(path.with_suffix(".json"), stats)
     columns, wide, high = 4, 2.3, 1.1
     lines = -(-len(stats) // columns)
-    page = Page(0.4 + columns * (wide + 0.45), 0.95 + lines * (high + 0.95) + 3.3)
-    page.title(heading, join("counts on a logarithmic scale", detail))
+    page = Page(0.4 + columns * (wide + 0.45), 1.2 + lines * (high + 0.95) + 3.3)
+    page.title(heading, detail)
+    page.text(0.25, 0.92, "heights are logarithmic: each grid line is ten times as many values as the one below", 8)
     for index, (layer, row) in enumerate(stats.items()):
-        x, y = 0.65 + index % columns * (wide + 0.45), 1.1 + index // columns * (high + 0.95)
+        x, y = 0.65 + index % columns * (wide + 0.45), 1.35 + index // columns * (high + 0.95)
         page.text(x, y - 0.12, shortened(layer), 8, weight="bold")
         lost = f" · {row['not_finite']} not finite" if row["not_finite"] else ""
         numbers = f"mean {row['mean']:.3g} · std {row['std']:.3g} · zeros {row['zeros']:.0%}{lost}"
         page.text(x, y + 0.05, numbers, 7, color="0.35")
         page.steps(x, y + 0.27, wide, high, row["counts"], row["edges"])
-    y, half = 1.0 + lines * (high + 0.95), page.width / 2
+    y, half = 1.25 + lines * (high + 0.95), page.width / 2
     trend(page, 0.95, y, half - 1.2, stats, "std", kind)
     trend(page, half + 0.7, y, half - 1.05, stats, "zeros", kind)
     page.save(path)
@@ -220,8 +173,8 @@ def trend(
     page: Page, x: float, y: float, width: float, stats: Mapping[str, Mapping[str, Any]], key: str, kind: str
 ) -> None:
     """Plots "std" (logarithmic) or "zeros" from input to output; 3 inches high with the layers' names."""
-    words = "standard deviation of" if key == "std" else "share of exact zeros among"
-    page.text(x, y, f"{words} the {kind}", 9.5, weight="bold")
+    spread = f"standard deviation of the {kind} (logarithmic)"
+    page.text(x, y, spread if key == "std" else f"share of exact zeros among the {kind}", 9.5, weight="bold")
     axes = page.plot(x, y + 0.3, width, 1.5)
     values, names = [row[key] for row in stats.values()], list(stats)
     axes.plot(values, ".-", color=BLUE if key == "std" else ORANGE)

@@ -127,7 +127,7 @@ def draw_box(page: Page, x: float, box: dict[str, Any]) -> tuple[float, float]:
     kind = wrap_text(box["kind"], PITCH, 8.5)
     parts = [kind if part == box["name"] else part.removeprefix("base_model.") for part in box["parts"]]
     count = "" if bare else f"{box['parameters'] / 1e6:.2f} M" if box["parameters"] > 1e5 else f"{box['parameters']:,}"
-    page.text(x, BOTTOM + 0.46, name, 9, weight="bold", va="bottom")
+    page.text(x, BOTTOM + 0.47 - 0.17 * (1 + name.count("\n")), name, 9, weight="bold")
     page.text(x, BOTTOM + 0.5, " × ".join(map(str, box["output"])), 8.5, color="0.2")
     details = [*([f"{count} params"] if count else []), *parts]
     page.text(x, BOTTOM + 0.68, "\n".join(details), 8.5, color="0.35")

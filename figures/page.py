@@ -2,8 +2,10 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,19 @@ from runtime.files import write_atomically
 from runtime.text import shorten
 
 DPI = 120
+RESOLUTION = ContextVar("dpi", default=DPI)
+ASCENT, LINE = 0.76, 1.35  # of text: height above the baseline and distance of lines, in units of its size
 FRAME = 0.75  # grey level of the frame around images
+
+
+@contextmanager
+def resolution(dpi: int) -> Iterator[None]:
+    """Pages that are saved within the block have `dpi` pixels per inch; in PDF and SVG, the images on them."""
+    token = RESOLUTION.set(dpi)
+    try:
+        yield
+    finally:
+        RESOLUTION.reset(token)
 
 
 @dataclass(frozen=True)
@@ -46,10 +60,20 @@ class Scale:
         signed = bool((values < 0).any()) if signed is None else signed
         return cls("RdBu_r", -end, end, top) if signed else cls("magma", 0.0, end, top)
 
+    @classmethod
+    def of_kernels(cls, tiles: np.ndarray) -> "Scale":
+        """As `of`, for all tiles of kernels (n, kh, kw) together; for those on RGB (n, kh, kw, 3), 0 is mid-grey."""
+        scale = cls.of(tiles)
+        return replace(scale, colours="gray", low=-scale.high) if tiles.ndim == 4 else scale
+
+    def share(self, values: np.ndarray) -> np.ndarray:
+        """Places of values on the scale, 0..1."""
+        return np.clip((values.astype(np.float64) - self.low) / (self.high - self.low), 0, 1)  # float32 may overflow
+
     def colour(self, values: np.ndarray) -> np.ndarray:
         """Values (…) as colours (…, 3), 0..1; NaN is grey."""
-        share = (values.astype(np.float64) - self.low) / (self.high - self.low)  # float32 may overflow
-        colours = colormaps[self.colours](np.clip(share, 0, 1))[..., :3]
+        share = self.share(values)
+        colours = colormaps[self.colours](share)[..., :3]
         return np.where(np.isnan(share)[..., None], FRAME, colours)
 
     @property
@@ -62,11 +86,16 @@ class Scale:
         return f"{sign or 'max '}{largest:.3g}"
 
     @property
+    def zero(self) -> str:
+        """The colour of zero."""
+        return {"magma": "black", "inferno": "black", "gray": "grey"}.get(self.colours, "white")
+
+    @property
     def options(self) -> dict[str, Any]:
         return {"cmap": self.colours, "vmin": self.low, "vmax": self.high}
 
 
-UNIT_GREY = Scale("gray", 0.0, 1.0)
+Box = tuple[float, float, float, float]  # left, top, width, height, inches
 
 
 class Page:
@@ -77,38 +106,60 @@ class Page:
         self.figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set_axis_off()
-        self.pasted: list[tuple[int, int, np.ndarray]] = []  # top and left in pixels, colours (h, w, 3)
+        self.pasted: list[tuple[Box, np.ndarray, Scale | None]] = []  # of `image`
 
     def save(self, path: Path) -> None:
-        """Writes a PNG atomically."""
+        """Writes the page atomically, in the format of the file's ending: .png, .pdf or .svg (see `resolution`)."""
+        self.figure.set_dpi(RESOLUTION.get())
+        form = path.suffix[1:]
+        write_atomically(path, self.write_png if form == "png" else lambda partial: self.write_vector(partial, form))
+
+    def write_png(self, path: Path) -> None:
         self.axes.set(xlim=(0, self.width), ylim=(self.height, 0))
-        canvas = FigureCanvasAgg(self.figure)
+        canvas, dpi = FigureCanvasAgg(self.figure), self.figure.dpi
         canvas.draw()
         page = np.array(canvas.buffer_rgba())[..., :3]
-        for top, left, pixels in self.pasted:  # exact pixels, and many times faster than one artist for each
+        for (x, y, *_), pixels in self.framed_images():  # exact pixels, and many times faster than one artist for each
+            top, left = round(y * dpi), round(x * dpi)
             page[top : top + len(pixels), left : left + pixels.shape[1]] = pixels
         # Level 1 is three times as fast as the usual 6, for files a seventh larger.
-        write_atomically(path, lambda partial: Image.fromarray(page).save(partial, format="png", compress_level=1))
+        Image.fromarray(page).save(path, format="png", compress_level=1, dpi=(dpi, dpi))
+
+    def write_vector(self, path: Path, form: str) -> None:
+        for (x, y, width, height), pixels in self.framed_images():
+            style = {"aspect": "auto", "interpolation": "none", "zorder": 2.5}
+            self.axes.imshow(pixels, extent=(x, x + width, y + height, y), **style)
+        self.axes.set(xlim=(0, self.width), ylim=(self.height, 0))
+        self.figure.savefig(path, format=form, dpi=self.figure.dpi)
+
+    def framed_images(self) -> Iterator[tuple[Box, np.ndarray]]:
+        """Places of all images in inches, with their pixels."""
+        for box, values, scale in self.pasted:
+            yield box, framed(values, scale, *(round(side * self.figure.dpi) for side in box[2:]))
 
     def text(self, x: float, y: float, words: str, size: float = 9, **options: Any) -> None:
-        style = {"fontsize": size, "va": "top", "linespacing": 1.35, "parse_math": False}
-        self.axes.text(x, y, words, **style | options)
+        """Text below `y`, its lines at one height whatever their letters; or where `va` says."""
+        style = {"fontsize": size, "parse_math": False} | options
+        if "va" in options:
+            self.axes.text(x, y, words, linespacing=LINE, **style)
+            return
+        for number, line in enumerate(words.split("\n")):
+            self.axes.text(x, y + (ASCENT + LINE * number) * size / 72, line, va="baseline", linespacing=1, **style)
 
     def heading(self, x: float, y: float, words: str, size: float, **options: Any) -> None:
         """Bold text, smaller where the page is too narrow for it."""
         self.text(x, y, words, min(size, 100 * (self.width - x - 0.2) / max(1, len(words))), weight="bold", **options)
 
-    def title(self, words: str, detail: str = "") -> None:
-        """A heading at the top left with one or two lines of detail; 0.9 inches high."""
-        self.heading(0.25, 0.16, words, 13)
-        self.text(0.25, 0.45, wrap_text(detail, self.width - 0.5, 9, most=2), 9, color="0.35")
+    def title(self, words: str, detail: str = "", size: float = 9) -> None:
+        """A heading at the top left with one or two lines of detail of `size`; 0.9 inches high."""
+        self.heading(0.25, 0.16, words, size + 4)
+        self.text(0.25, 0.45, wrap_text(detail, self.width - 0.5, size, most=2), size, color="0.35")
 
     def image(
         self, x: float, y: float, width: float, height: float, values: np.ndarray, scale: Scale | None = None
     ) -> None:
-        """Values (h, w) in the colours of `scale`, or colours (h, w, 3), 0..1, in a thin frame."""
-        pixels = framed(values, scale, round(width * DPI), round(height * DPI))
-        self.pasted.append((round(y * DPI), round(x * DPI), pixels))
+        """Values (h, w) or RGB (h, w, 3) on a `scale`, or colours (h, w, 3), 0..1, in a thin frame."""
+        self.pasted.append(((x, y, width, height), values, scale))
 
     def box(self, x: float, y: float, width: float, height: float, **options: Any) -> None:
         style = {"fill": False, "edgecolor": str(FRAME), "linewidth": 0.6}
@@ -124,7 +175,7 @@ class Page:
         labels: Sequence[str],
         scales: Sequence[Scale | None],
     ) -> None:
-        """Square tiles (h, w) or (h, w, 3) of `size` inches in rows, each below its label and on its own scale."""
+        """Square tiles (h, w) or (h, w, 3) of `size` inches in rows, each below its label and on its scale."""
         for index, (tile, label, scale) in enumerate(zip(tiles, labels, scales, strict=True)):
             left, top = x + index % columns * (size + 0.08), y + index // columns * (size + 0.22)
             self.text(left, top, label, 6.5, color="0.35")
@@ -186,7 +237,7 @@ def framed(values: np.ndarray, scale: Scale | None, width: int, height: int) -> 
     """Values as pixels (height, width, 3), 0..255, with a thin frame; few values become squares."""
     colours = values
     if scale:
-        colours = scale.colour(values)
+        colours = scale.colour(values) if values.ndim == 2 else scale.share(values)
     how = Image.Resampling.BICUBIC if scale is None and len(values) > 32 else Image.Resampling.NEAREST
     how = Image.Resampling.BOX if len(values) > height else how
     image = Image.fromarray((np.clip(colours, 0, 1) * 255).round().astype(np.uint8))
@@ -196,14 +247,21 @@ def framed(values: np.ndarray, scale: Scale | None, width: int, height: int) -> 
 
 
 def bars(
-    axes: Axes, names: Sequence[str], values: Sequence[float], colours: Sequence[Any], marked: str | None = None
+    axes: Axes,
+    names: Sequence[str],
+    values: Sequence[float],
+    colours: Sequence[Any],
+    marked: str | None = None,
+    size: float = 8,
 ) -> None:
     """Horizontal bars of probabilities (0..1) with their names inside; the `marked` one in bold with an arrow."""
+    room = 0.96 * axes.get_position().width * axes.figure.get_figwidth() * 72 / size  # in units of the letters' size
     for place, (name, value, colour) in enumerate(zip(names, values, colours, strict=True)):
         axes.barh(place, 1, 0.84, color="0.95")
         axes.barh(place, value, 0.84, color=colour, alpha=0.55)
-        known = {"weight": "bold" if name == marked else "normal", "va": "center", "fontsize": 8}
-        words = shorten(name) + (" ◂ true" if name == marked else "")
+        known = {"weight": "bold" if name == marked else "normal", "va": "center", "fontsize": size}
+        mark, letters = (" ◂ true", room / 0.7 - 12) if name == marked else ("", room / 0.6 - 5)  # the number has five
+        words = shorten(name, min(24, int(letters))) + mark
         axes.text(0.02, place, words, parse_math=False, **known)
         axes.text(0.98, place, f"{value:.3f}", ha="right", **known)
     axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))

@@ -41,6 +41,13 @@ def find_layer(model: nn.Module, name: str) -> tuple[str, int]:
     raise InputError(f"layer {name}: the model has no layer of that name{hint}")
 
 
+def calls_of(model: nn.Module, name: str, acts: Iterable[str]) -> list[str]:
+    """Names of the recorded calls that a layer's name means. Raises: InputError as `find_layer`."""
+    layer, call = find_layer(model, name)
+    calls = [recorded for recorded in acts if recorded.partition("#")[0] == layer]
+    return calls[call - 1 : call] if call else calls
+
+
 def leaf_layers(model: nn.Module) -> list[str]:
     """Dotted names of all layers without children."""
     return [name for name, module in model.named_modules() if name and not any(module.children())]

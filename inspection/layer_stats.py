@@ -6,40 +6,45 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-KernelView = Literal["norm", "mean", "first"]
+KernelView = Literal["strongest", "norm", "mean", "first"]
 BINS = 60
 
 
-def activity(maps: Tensor) -> Tensor:
-    """Mean absolute value of each channel: maps (C, h, w) to (C,)."""
-    return maps.float().abs().mean(dim=(1, 2))
-
-
-def most_active(maps: Tensor, count: int) -> list[int]:
-    """The `count` channels of maps (C, h, w) with the highest `activity`, highest first."""
-    return activity(maps).argsort(descending=True, stable=True)[:count].tolist()
+def is_rgb(conv: nn.Conv2d) -> bool:
+    return conv.weight.shape[1] == conv.in_channels == 3
 
 
 def kernel_tiles(conv: nn.Conv2d, view: KernelView = "norm") -> Tensor:
     """One tile per kernel of a convolution, in the units of its weights.
 
     Returns: (O, kh, kw, 3) for RGB input; otherwise (O, kh, kw): the L2 "norm" or the "mean" over the input channels,
-        or the "first" input channel alone.
+        the "first" input channel alone, or the "strongest" (see `strongest_inputs`).
     """
     weight = conv.weight.detach().float().cpu()  # (O, I, kh, kw)
-    if weight.shape[1] == conv.in_channels == 3:
+    if is_rgb(conv):
         return weight.permute(0, 2, 3, 1)
+    if view == "strongest":
+        return kernel_slices(conv, strongest_inputs(conv, 1))[:, 0]
     if view == "first":
         return weight[:, 0]
     return weight.mean(dim=1) if view == "mean" else torch.linalg.vector_norm(weight, dim=1)
 
 
-def to_unit_range(tiles: Tensor) -> Tensor:
-    """Scales each tile (N, …) to 0..1 by its own range; a constant tile becomes 0.5."""
-    flat = tiles.flatten(1)
-    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-    spread = torch.where(high > low, (flat - low) / (high - low).clamp_min(1e-30), torch.full_like(flat, 0.5))
-    return spread.view_as(tiles)
+def strongest_inputs(conv: nn.Conv2d, count: int) -> Tensor:
+    """Numbers of the input channels for which a kernel's slices have the largest L2 norms.
+
+    Returns: (O, n), the strongest first; n is `count`, or less where a kernel has fewer input channels.
+    """
+    weight = conv.weight.detach().float().cpu()  # (O, I / groups, kh, kw)
+    order = weight.flatten(2).norm(dim=2).argsort(dim=1, descending=True, stable=True)[:, :count]
+    group = torch.arange(len(weight)) // (len(weight) // conv.groups)
+    return order + group[:, None] * weight.shape[1]
+
+
+def kernel_slices(conv: nn.Conv2d, inputs: Tensor) -> Tensor:
+    """Slices (O, n, kh, kw) of each kernel for its input channels (O, n), signed, in the units of its weights."""
+    weight = conv.weight.detach().float().cpu()
+    return weight[torch.arange(len(weight))[:, None], inputs % weight.shape[1]]
 
 
 def relative_distance(now: Tensor, start: Tensor) -> float:

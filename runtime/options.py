@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from runtime.errors import InputError
 
@@ -20,6 +21,16 @@ class RunOptions:
     """Folder of cached feature maps and image checks."""
     results: Path = Path("results")
     """Folder of the runs."""
+
+
+@dataclass
+class FigureOptions(RunOptions):
+    """As `RunOptions`, for scripts that draw."""
+
+    format: Literal["png", "pdf", "svg"] = "png"
+    """File format of the figures."""
+    dpi: int = 120
+    """Pixels per inch of the figures; in PDF and SVG, of the images in them. 30 to 600."""
 
 
 def option_name(field: str) -> str:

@@ -4,21 +4,22 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from figures.page import DPI, Page
+from figures.page import Page
 
 
 def check_page(page: Page, path: Path) -> None:
     """Fails where text, an image or a plot with its labels is cut off by the page, or two of them overlap."""
-    renderer = page.figure.canvas.get_renderer()
-    height, width = page.height * DPI, page.width * DPI
+    renderer = FigureCanvasAgg(page.figure).get_renderer()  # also of a page that was saved in a vector format
+    dpi = page.figure.dpi
+    height, width = page.height * dpi, page.width * dpi
     boxes = {}
-    for number, (top, left, pixels) in enumerate(page.pasted):
-        box = [[left, height - top - len(pixels)], [left + pixels.shape[1], height - top]]
-        boxes[f"image {number}"] = Bbox(box)
+    for number, ((x, y, wide, high), *_) in enumerate(page.pasted):
+        boxes[f"image {number}"] = Bbox([[x * dpi, height - (y + high) * dpi], [(x + wide) * dpi, height - y * dpi]])
     for number, text in enumerate(page.axes.texts):
         if text.get_text():
             boxes[f"text {number}: {text.get_text()!r}"] = Text.get_window_extent(text, renderer)

@@ -97,6 +97,21 @@ def test_numbers_are_those_of_the_first_image_of_the_batch(tmp_path: Path) -> No
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def test_channels_of_a_convolution_are_those_of_its_relu_though_that_is_not_plotted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 5, 1), nn.ReLU(inplace=True), nn.Conv2d(5, 2, 1))
+    model[0].weight.data, model[0].bias.data = torch.ones(5, 1, 1, 1), torch.tensor([-9.0, 1.0, -7.0, 3.0, -8.0])
+    drawn = {}
+    monkeypatch.setattr("figures.layers.activations", lambda path, *args: drawn.update(maps=args[3], order=args[4]))
+    monkeypatch.setattr("figures.dump.draw_kernels", lambda *args: drawn.update(kernels=args[4]))
+    with dump(model, ["0"], tmp_path, tiles=2, format="pdf") as acts:
+        model(torch.ones(3, 1, 4, 4))
+    assert acts["0"][0, :, 0, 0].tolist() == [-8, 2, -6, 4, -7]  # the largest absolute values are negative
+    assert drawn == {"maps": [3, 1], "kernels": [3, 1], "order": "most active in 1 first"}
+    assert [path.name for path in tmp_path.glob("histograms*")] == ["histograms_pass0.json", "histograms_pass0.pdf"]
+
+
 def train(folder: Path | None) -> tuple[nn.Module, list[bool]]:
     """Five steps on random images; with a folder, dumped every second step."""
     torch.manual_seed(0)
@@ -183,8 +198,9 @@ def test_odd_layers_of_a_users_own_class_are_plotted(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.load(tmp_path / "activation_pass0_layer_pair.npy"), 2 * first)
     np.testing.assert_allclose(np.load(tmp_path / "activation_pass0_layer_volume.npy"), first + 1, atol=0.02)
     np.testing.assert_allclose(np.load(tmp_path / "activation_pass0_layer_whole.npy"), np.trunc(10 * first), atol=1)
-    depthwise = np.load(tmp_path / "kernels_pass0_layer_depthwise.npy")
-    np.testing.assert_allclose(depthwise, model.depthwise.weight.detach()[:, 0].abs(), rtol=1e-6)
+    depthwise = np.load(tmp_path / "kernels_pass0_layer_depthwise.npz")
+    np.testing.assert_array_equal(depthwise["slices"], model.depthwise.weight.detach())
+    assert depthwise["inputs"].tolist() == [[0], [1], [2], [3]]
     stats = json.loads((tmp_path / "histograms_pass0.json").read_text())
     assert stats["broken"]["not_finite"] == 4 * 12 * 10
     assert (stats["nan"]["not_finite"], stats["empty"]["n"]) == (4, 0)
@@ -202,6 +218,7 @@ def test_odd_layers_of_a_users_own_class_are_plotted(tmp_path: Path) -> None:
         ({"tiles": 0}, r"every=1, tiles=0: both must be 1 or more"),
         ({"layers": []}, r"layers: none to plot; .* nn.Sequential"),
         ({"prefix": "a/b"}, r"prefix='a/b': must be part of a file name"),
+        ({"format": "jpg"}, r"format='jpg': must be png, pdf or svg"),
         ({"layers": ["convolution"]}, r"layer convolution: .* similar: conv"),
     ],
 )

@@ -19,6 +19,7 @@ from evaluation.calibration import (
     suspected_label_errors,
 )
 from evaluation.metrics import confusion_matrix, report, summarise
+from evaluation.report import without_duplicates
 from figures import calibration as calibration_figures
 from figures import curves
 from figures.page import Page
@@ -129,6 +130,31 @@ def test_flipped_labels_are_suspected() -> None:
     targets[[7, 50, 123]] = (targets[[7, 50, 123]] + 1) % 4
     assert sorted(suspected_label_errors(logits.softmax(1), targets)) == [7, 50, 123]  # of class 4 there is no image
     assert suspected_label_errors(logits.softmax(1), torch.zeros(300, dtype=torch.long)) == []
+
+
+def test_copies_of_a_photograph_count_once(tmp_path: Path) -> None:
+    for name, seed, quality in (("a", 1, 95), ("b", 2, 95), ("copy of a", 1, 60), ("c", 3, 95)):
+        blobs(seed, (200, 160)).save(tmp_path / f"{name}.jpg", quality=quality)
+    rows = [{"path": tmp_path / f"{name}.jpg"} for name in ("b", "a", "copy of a", "c")]
+    assert [row["path"].stem for row in without_duplicates(rows)] == ["b", "a", "c"]
+    assert without_duplicates([]) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "titles"),
+    [
+        ([[9, 1], [2, 8]], ["counts of 10 images of each class"]),
+        ([[10, 1], [2, 8]], ["counts of 10 to 11 images of each class"]),
+        ([[18, 2], [2, 8]], ["counts of 10 to 20 images of each class", "row-normalised (recall)"]),
+    ],
+)
+def test_balanced_classes_need_one_confusion_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: list[list[int]], titles: list[str]
+) -> None:
+    drawn = []
+    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.extend(figure.axes))
+    curves.confusion(np.array(counts), ("run", "sit"), "a_run", tmp_path / "matrix.png")
+    assert [axes.get_title() for axes in drawn if axes.get_title()] == titles
 
 
 @pytest.mark.parametrize("count", [2, 40])

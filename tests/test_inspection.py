@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from backbones.imagenet_weights import BackboneWeights
-from figures.connections import connect, contributions, make_columns
+from figures.connections import connect, contributions, make_columns, shown_values
+from figures.example import attribution_scale
 from figures.network import stage_layers, stages
-from figures.page import Scale
+from figures.page import ASCENT, LINE, Page, Scale
 from hooks import layer_shapes, record
 from inspection import attribution
+from inspection.channels import activity, most_active, ranking_layer
 from inspection.layer_names import as_maps, leaf_layers
-from inspection.layer_stats import activity, histogram, kernel_tiles, most_active, to_unit_range
+from inspection.layer_stats import histogram, kernel_slices, kernel_tiles, strongest_inputs
 from model import ActionNet, build_model
 from runtime.errors import InputError
 
@@ -65,16 +67,68 @@ def test_kernel_tiles_are_the_weights() -> None:
     assert torch.allclose(kernel_tiles(deep, "norm"), weight.square().sum(1).sqrt())
 
 
-def test_kernel_tiles_are_scaled_one_by_one() -> None:
-    tiles = torch.tensor([[[1.0, 3.0], [2.0, 1.0]], [[-10.0, 0.0], [10.0, 0.0]], [[4.0, 4.0], [4.0, 4.0]]])
-    expected = [[[0, 1], [0.5, 0]], [[0, 0.5], [1, 0.5]], [[0.5, 0.5], [0.5, 0.5]]]
-    assert torch.allclose(to_unit_range(tiles), torch.tensor(expected))
+def test_strongest_slices_are_signed_weights() -> None:
+    conv = nn.Conv2d(4, 2, 3)
+    weight = torch.tensor([[1.0, -5.0, 0.0, 3.0], [2.0, 0.5, -4.0, 0.0]])
+    conv.weight.data = weight[:, :, None, None].expand(-1, -1, 3, 3)
+    assert strongest_inputs(conv, 3).tolist() == [[1, 3, 0], [2, 0, 1]]
+    assert kernel_slices(conv, strongest_inputs(conv, 2))[:, :, 1, 1].tolist() == [[-5, 3], [-4, 2]]
+    assert kernel_tiles(conv, "strongest")[:, 0, 0].tolist() == [-5, -4]
+    assert strongest_inputs(conv, 9).shape == (2, 4)
+    grouped = nn.Conv2d(4, 4, 1, groups=2)  # outputs 2 and 3 see the input channels 2 and 3
+    grouped.weight.data = torch.tensor([[1.0, 2.0], [-2.0, 1.0], [1.0, -2.0], [2.0, 1.0]])[:, :, None, None]
+    assert strongest_inputs(grouped, 1)[:, 0].tolist() == [1, 0, 3, 2]
+    assert kernel_slices(grouped, strongest_inputs(grouped, 1)).flatten().tolist() == [2, -2, -2, 2]
 
 
-def test_most_active_channels_come_first() -> None:
-    maps = torch.stack([torch.full((2, 2), value) for value in (0.5, -3.0, 0.0, 2.0)])
-    assert activity(maps).tolist() == [0.5, 3, 0, 2]
-    assert most_active(maps, 3) == [1, 3, 0]
+def test_kernels_of_a_page_share_one_scale() -> None:
+    """A kernel whose values differ by a few per cent stays nearly one colour, and 0 is white, or grey in RGB."""
+    tiles = np.array([[[1.0, 1.07], [1.0, 1.0]], [[-2.0, 0.0], [2.0, 0.0]]])
+    scale = Scale.of_kernels(tiles)
+    assert (scale.low, scale.high, scale.zero) == (-2, 2, "white")
+    assert scale.share(tiles[0]).flatten() == pytest.approx([0.75, 0.7675, 0.75, 0.75])
+    assert scale.colour(tiles[1])[0, 1] == pytest.approx([0.97, 0.97, 0.97], abs=0.01)
+    norms = Scale.of_kernels(np.abs(tiles))
+    assert (norms.low, norms.high, norms.zero) == (0, 2, "black")
+    rgb = Scale.of_kernels(np.abs(np.stack([tiles] * 3, axis=-1)))
+    assert (rgb.low, rgb.high, rgb.zero) == (-2, 2, "grey")
+    assert rgb.share(np.zeros(1)) == 0.5
+
+
+def test_most_active_channels_of_a_convolution_are_those_of_its_relu() -> None:
+    """Channel 0 of the convolution has the largest absolute value and is zero behind the ReLU."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1)).eval()
+    model[0].weight.data, model[0].bias.data = torch.zeros(4, 1, 1, 1), torch.tensor([-9.0, 2.0, -1.0, 3.0])
+    model[3].weight.data, model[3].bias.data = torch.zeros(2, 4, 1, 1), torch.tensor([1.0, -2.0])
+    with torch.inference_mode(), record(model, leaf_layers(model)) as recorded:
+        model(torch.ones(1, 1, 2, 2))
+    acts = as_maps(recorded)
+    assert activity(acts["0"]).tolist() == [9, 2, 1, 3]
+    for layer in ("0", "1", "2"):
+        assert ranking_layer(model, layer, acts) == "2"
+        assert most_active(model, layer, acts, 2) == [3, 1], layer
+    assert most_active(model, "3", acts, 2) == [1, 0]  # no ReLU follows
+    assert make_columns(model, ["kernels:0"], acts, rows=2)[0].channels == (3, 1)
+
+
+def test_convolutions_of_resnet_are_ranked_by_the_relu_after_them(net: ActionNet, seen: dict[str, Tensor]) -> None:
+    block = "base_model.layer2.0"
+    for layer, relu in (
+        ("base_model.conv1", "base_model.relu"),
+        (f"{block}.conv1", f"{block}.relu#1"),
+        (f"{block}.bn2", f"{block}.relu#2"),
+        (f"{block}.conv3", f"{block}.relu#3"),  # behind the addition of the shortcut
+        (f"{block}.downsample.0", f"{block}.relu#3"),
+        ("base_model.layer2.1.conv3", "base_model.layer2.1.relu#3"),
+        ("conv1", "relu1"),
+        ("conv2", "relu2"),
+        ("base_model.maxpool", "base_model.maxpool"),
+        ("base_model", "base_model"),
+    ):
+        assert ranking_layer(net, layer, seen) == relu
+    shown = most_active(net, "conv1", seen, 24)
+    assert shown == seen["relu1"].mean((1, 2)).argsort(descending=True)[:24].tolist()
+    assert shown != activity(seen["conv1"]).argsort(descending=True)[:24].tolist()
 
 
 def test_scales_clip_few_outliers() -> None:
@@ -84,6 +138,26 @@ def test_scales_clip_few_outliers() -> None:
     assert Scale.of(np.array([-1.0, 4.0])).range == "±4"
     clipped = Scale.of(np.array([0.5] * 9_999 + [100.0]))
     assert (clipped.high, clipped.range) == (0.5, "over 0.5")
+
+
+def test_attribution_colours_end_below_single_large_pixels() -> None:
+    """1 % of the pixels are a hundred times as large as the others; those still get colours."""
+    values = np.tile(np.linspace(-1, 1, 100), 100)
+    values[::100] = 100
+    scale = attribution_scale(values.reshape(100, 100))
+    assert scale.high == pytest.approx(1, abs=0.05)
+    assert (scale.low, scale.largest) == (-scale.high, 100)
+    assert (attribution_scale(np.eye(100)).low, attribution_scale(np.eye(100)).high) == (0, 1)  # 99 % are 0
+    assert attribution_scale(np.zeros((4, 4))).high == 1
+
+
+def test_titles_stand_at_one_height() -> None:
+    page = Page(4, 2)
+    for x, words in enumerate(("relu2", "base_model", "gradients (12)", "two\nlines")):
+        page.text(x, 1, words)
+    first, second = 1 + ASCENT * 9 / 72, 1 + (ASCENT + LINE) * 9 / 72
+    assert [text.get_position()[1] for text in page.axes.texts] == pytest.approx([first] * 4 + [second])
+    assert {text.get_va() for text in page.axes.texts} == {"baseline"}
 
 
 class PatchNet(nn.Module):
@@ -145,14 +219,18 @@ def test_columns_connected_one_to_one_show_the_same_channels(net: ActionNet, see
              "relu1", "kernels:conv2", "relu2"]  # fmt: skip
     columns = make_columns(net, specs, seen, rows=5)
     assert [column.spec for column in columns] == specs
-    assert columns[0].channels == columns[1].channels == tuple(most_active(seen["base_model.layer1.0.relu#2"], 5))
-    assert columns[3].channels == columns[4].channels == columns[5].channels == tuple(most_active(seen["relu1"], 5))
+    assert columns[0].channels == columns[1].channels == tuple(most_active(net, "base_model.layer1.0.relu#2", seen, 5))
+    assert {column.channels for column in columns[3:6]} == {tuple(most_active(net, "relu1", seen, 5))}
     connections = [connect(net, left, right, seen) for left, right in zip([None, *columns[:-1]], columns, strict=True)]
     assert [connection.one_to_one for connection in connections] == [False, True, False, False, True, True, False, True]
     assert [connection.skipped for connection in connections] == [2, 0, 46, 0, 0, 0, 0, 0]
     row, left = columns[3].channels[1], columns[2].channels[4]
     assert connections[3].weights[1, 4] == pytest.approx(net.conv1.weight[row, left].norm().item(), rel=1e-5)
     assert connections[2].weights is None  # more than one convolution lies between
+    norms = net.conv1.weight[columns[3].channels[0]].flatten(1).norm(dim=1)
+    assert columns[3].labels[0] == f"{columns[3].channels[0]} ← {norms.argmax().item()}"
+    slices = net.conv1.weight.detach()[list(columns[3].channels), columns[3].inputs[list(columns[3].channels), 0]]
+    assert torch.equal(shown_values(columns[3], columns[3].maps), slices)
 
 
 @pytest.mark.parametrize(

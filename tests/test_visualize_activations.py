@@ -22,7 +22,9 @@ from figures import grid as grid_figure
 from figures import layers as layer_figures
 from figures import network as network_figure
 from figures.example import Attribution
+from figures.page import Page
 from hooks import layer_shapes, record
+from inspection.channels import most_active
 from inspection.examples import Prediction, file_example
 from inspection.layer_names import as_maps, leaf_layers
 from inspection.layer_stats import histogram
@@ -44,10 +46,12 @@ def test_grid_of_test_images(trained: Path, script: Script) -> None:
         not_blank(path)
         about = json.loads(path.with_suffix(".json").read_text())
         assert about["image"] == split["test"][index]
-        assert [len(column["channels"]) for column in about["columns"]] == [5] * 10
+        assert [len(column["channels"]) for column in about["columns"]] == [3] * 13
+        skipped = [column["skipped_convolutions"] for column in about["columns"]]
+        assert skipped == [2, 0, 0, 7, 12, 18, 9, 0, 0, 0, 0, 0, 0]  # a column for each stage of ResNet
         tiles = np.load(path.with_suffix(".npz"))
-        assert tiles["base_model"].shape == (5, 2, 2)
-        assert tiles["kernels:conv1"].shape == (5, 3, 3)
+        assert tiles["base_model"].shape == (3, 2, 2)
+        assert tiles["kernels:conv1"].shape == (3, 3, 3)
 
 
 def test_grid_columns_can_be_chosen(work: Path) -> None:
@@ -92,7 +96,9 @@ def test_training_page_follows_from_the_snapshots(work: Path) -> None:
     assert about["probabilities"][record_of_run["epoch"]] == pytest.approx(expected, abs=5e-3)  # float16
     tiles = np.load(next(Path("way").glob("training_a_*.npz")))
     weights = [torch.load(path, weights_only=True)["conv2.weight"].float() for path in snapshots_of("a")]
-    shown = torch.stack([weight.norm(dim=1)[about["channels"]["kernels:conv2"]] for weight in weights])
+    channels, inputs = about["channels"]["kernels:conv2"], about["kernel_inputs"]["kernels:conv2"]
+    assert inputs == weights[-1].flatten(2).norm(dim=2).argmax(dim=1)[channels].tolist()
+    shown = torch.stack([weight[channels, inputs] for weight in weights])
     assert np.allclose(tiles["kernels:conv2"], shown.numpy(), rtol=1e-4)
     expected_way = [((weight - weights[0]).norm() / weights[0].norm()).item() for weight in weights]
     assert about["distances"]["conv2"] == pytest.approx(expected_way, rel=1e-4)
@@ -157,6 +163,58 @@ def test_network_drawing_is_up_to_date(work: Path) -> None:
     assert np.abs(np.asarray(old, float) - np.asarray(new, float)).mean() < 1
 
 
+def test_labels_of_the_grid_are_readable_at_the_width_of_a_page(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At least 5.5 points where the page is 16 cm wide, and 10 pixels where it is 900."""
+    pages, save = [], Page.save
+    monkeypatch.setattr(Page, "save", lambda page, path: (pages.append(page), save(page, path)))
+    grids.main(grids.Args(index=(1,), out=Path("readable")))
+    (page,) = pages
+    sizes = [text.get_fontsize() / page.width for axes in page.figure.axes for text in axes.texts]
+    assert len(sizes) > 100
+    assert min(sizes) * 16 / 2.54 > 5.5
+    assert min(sizes) / 72 * 900 > 10
+
+
+BANDS = [
+    (1, [(0, 1)]),
+    (5, [(0, 5)]),
+    (6, [(0, 4), (3, 6)]),
+    (13, [(0, 7), (6, 13)]),
+    (16, [(0, 6), (5, 13), (12, 16)]),
+]
+
+
+@pytest.mark.parametrize(("total", "bands"), BANDS)
+def test_bands_hold_every_column_and_repeat_one(total: int, bands: list[tuple[int, int]]) -> None:
+    made, slots = grid_figure.make_bands(total, rows=3)
+    assert [(band.first, band.last) for band in made] == bands
+    right = grid_figure.LEFT + slots * grid_figure.SLOT
+    for band in made:
+        assert band.left(band.last - 1) + grid_figure.SLOT <= right + 1e-9
+    assert made[-1].left(total) + grid_figure.WIDE * grid_figure.SLOT <= right + 1e-9
+
+
+@pytest.mark.parametrize("form", ["pdf", "svg"])
+def test_vector_formats(work: Path, form: str) -> None:
+    grids.main(grids.Args(index=(1,), out=Path(form), format=form, dpi=60))
+    (page,) = Path(form).glob(f"*.{form}")
+    assert {path.suffix for path in Path(form).iterdir()} == {f".{form}", ".json", ".npz"}
+    content = page.read_bytes()
+    assert content.startswith(b"%PDF" if form == "pdf" else b"<?xml")
+    images = content.count(b"/Subtype /Image" if form == "pdf" else b"<image")
+    assert images >= 14 * (3 + 1)  # tiles and colour bars of 14 columns
+
+
+def test_resolution_of_a_page(work: Path) -> None:
+    for dpi in (60, 120):
+        grids.main(grids.Args(index=(1,), out=Path(str(dpi)), dpi=dpi))
+    small, large = (Image.open(next(Path(dpi).glob("*.png"))) for dpi in ("60", "120"))
+    assert large.width == pytest.approx(2 * small.width, abs=1)
+    assert small.info["dpi"] == pytest.approx((60, 60), abs=0.1)
+    pages = [page.convert("L").resize((200, 200), Image.Resampling.BOX) for page in (small, large)]
+    assert np.corrcoef(*(np.asarray(page, float).ravel() for page in pages))[0, 1] > 0.97  # the same page
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -165,6 +223,7 @@ def test_network_drawing_is_up_to_date(work: Path) -> None:
         ({"images": (Path("a.jpg"),), "network": True}, r"images have no meaning with --network; leave them out"),
         ({"columns": ("relu1",), "dead_units": 3}, r"--columns has no meaning with --dead-units; leave it out"),
         ({"rows": 11}, r"--rows 11: must be 1 to 10"),
+        ({"dpi": 601}, r"--dpi 601: must be 30 to 600"),
         ({"images": (Path("nowhere.jpg"),)}, r"nowhere.jpg: no such file"),
         (
             {"index": (1,), "columns": ("base_model.layer1.0.relu",)},
@@ -202,7 +261,8 @@ def test_nothing_overlaps_with_long_names_many_classes_or_odd_images(
     blobs(3, size).save(file)
     model = ActionNet(classes).eval()
     example = file_example(file, 64)
-    with torch.inference_mode(), record(model, [*leaf_layers(model), "base_model"]) as recorded:
+    stages = [f"base_model.layer{number}" for number in (1, 2, 3)]
+    with torch.inference_mode(), record(model, [*leaf_layers(model), *stages, "base_model"]) as recorded:
         probabilities = model(example.input[None])[0].softmax(0).numpy()
     true = None if true_rank is None else names[np.argsort(-probabilities, kind="stable")[true_rank]]
     example = file_example(file, 64, true)
@@ -216,13 +276,14 @@ def test_nothing_overlaps_with_long_names_many_classes_or_odd_images(
     example_figures.original(Path("p/original.png"), prediction, detail)
     example_figures.probabilities(Path("p/probabilities.png"), prediction, detail)
     example_figures.attributions(Path("p/cam.png"), prediction, ways, detail)
-    example_figures.overview(Path("p/overview.png"), prediction, model, shown, ways, stats, detail)
+    channels = {layer: most_active(model, layer, acts, example_figures.STRIP) for layer in shown}
+    example_figures.overview(Path("p/overview.png"), prediction, model, shown, channels, ways, stats, detail)
     about = f"{example.label} · {prediction.summary} · {detail}"
     layer_figures.vector(Path("p/fc.png"), "fc", about, acts["fc"][:, 0, 0].numpy(), names)
     layer_figures.histograms(Path("p/histograms.png"), "Values", about, stats["gradients"], "gradients")
     chosen = connections.make_columns(model, columns, acts, rows)
     grid_figure.grid(Path("p/grid.png"), prediction, model, chosen, acts, detail)
-    comparison_figures.compare(Path("p/compare.png"), [prediction, prediction], [shown, shown], model, detail)
+    comparison_figures.compare(Path("p/compare.png"), [prediction] * 2, list(shown), [acts, acts], model, detail)
     chosen = [column for column in chosen if not column.layer.startswith("base_model")]
     tiles = {column.spec: connections.shown_values(column, column.maps).numpy() for column in chosen}
     way = {column.layer: [0.0, 1.0] for column in chosen if column.is_kernels}

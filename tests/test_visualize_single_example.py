@@ -19,7 +19,6 @@ from dataset import EvalTransform, normalise
 from hooks import record
 from inspection import attribution
 from inspection.layer_names import friendly
-from inspection.layer_stats import kernel_tiles
 from model import ActionNet
 from runtime.errors import InputError
 from runtime.files import write_folder
@@ -86,9 +85,10 @@ def test_numbers_equal_a_forward_pass_by_hand(work: Path) -> None:
         there = [channel for channel in (9, 2, 200) if channel < len(stored)]
         assert about["layers"][layer] == {"shape": list(stored.shape), "channels": there}
     assert np.allclose(np.load(folder / f"{best}_fc.npy"), logits[0].numpy(), atol=1e-5)
-    assert np.array_equal(
-        np.load(folder / f"{best.replace('activation', 'kernels')}_conv2.npy"), kernel_tiles(model.conv2).numpy()
-    )
+    kernels = np.load(folder / f"{best.replace('activation', 'kernels')}_conv2.npz")
+    weight = model.conv2.weight.detach()
+    assert np.array_equal(kernels["inputs"], weight.flatten(2).norm(dim=2).argsort(descending=True)[:, :8])
+    assert np.array_equal(kernels["slices"][7, 2], weight[7, kernels["inputs"][7, 2]])
     probabilities = dict(zip(record_of_run["classes"], model.probabilities(logits[0]).tolist(), strict=True))
     assert about["probabilities"] == pytest.approx(probabilities, abs=1e-5)
     stats = json.loads(next(folder.glob("histograms_*.json")).read_text())
@@ -118,6 +118,18 @@ def test_all_layers_can_be_plotted(work: Path, monkeypatch: pytest.MonkeyPatch) 
     kernels = {name.rpartition("_layer_")[2] for name in about["files"] if name.startswith("kernels_")}
     assert kernels >= {f"{friendly(name)}.png" for name in about["layers"] if "conv" in name}
     assert about["cam"][0]["methods"][-1] == "integrated gradients"
+
+
+def test_folder_of_another_format_takes_the_place_of_the_first(work: Path) -> None:
+    quick = {"index": 4, "layers": ("conv2", "relu2"), "attribution": "none", "out": Path("formats")}
+    for form, other in (("png", "pdf"), ("pdf", "png")):
+        single.main(single.Args(format=form, dpi=60, **quick))
+        (folder,) = Path("formats").iterdir()
+        files = manifest_of(folder)["files"]
+        assert {path.name for path in folder.glob(f"*.{form}")} == set(files)
+        assert {"overview", "cam", "gradients", "originalimage_4"} <= {Path(name).stem for name in files}
+        assert all((folder / numbers).is_file() for numbers in files.values())
+        assert not list(folder.glob(f"*.{other}"))
 
 
 def test_interrupted_process_leaves_the_old_folder(work: Path) -> None:
