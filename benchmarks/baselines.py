@@ -5,8 +5,6 @@ whose package is not installed raise ImportError.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +12,18 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from backbones.imagenet_weights import load_weights
-from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, HarDataset, Sample, TrainTransform, normalise
-from features.decode import ImageReader
+from benchmarks import loops
+from benchmarks.workload import CPU, FP32, HEAD_BATCH, SIZE, Step, Workload, disable_winograd, pretrained_network
+from dataset import EvalTransform, HarDataset, Sample, normalise
 from features.engines import Int8Model, TorchEngine, make_engine, to_openvino
 from features.pca import project_head
-from layers.conv3x3 import FastConv2d, accelerate
-from model import FEATURE_CHANNELS, ActionNet, build_model
-from training.feeds import ImageSource
-from training.loop import initial_state, to_device, train_epoch
-from training.recipe import IMAGE_SIZE, PLAIN, Recipe
-
-SIZE, BATCH, HEAD_BATCH = 224, 64, 128
-CPU, FP32 = torch.device("cpu"), torch.float32
-Step = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Labelled images that candidates work on, and a scratch folder."""
-
-    samples: list[Sample]
-    classes: list[str]
-    scratch: Path
-
-    def images(self) -> Tensor:
-        """(64, 3, 224, 224) uint8."""
-        images = HarDataset(self.samples[:BATCH], [], EvalTransform(SIZE))
-        return torch.stack([images[index][0] for index in range(len(images))])
-
-
-def pretrained_network(classes: int = 15) -> ActionNet:
-    return build_model(load_weights(), classes).eval()
-
-
-def disable_winograd() -> None:
-    """Makes all convolutions of this process PyTorch's own."""
-    FastConv2d.MIN_POSITIONS = 10**9
-
+from layers.conv3x3 import accelerate
+from model import FEATURE_CHANNELS, ActionNet
+from training.loop import initial_state, train_epoch
+from training.recipe import IMAGE_SIZE, Recipe
 
 # Backbone: pixels or normalised images to feature maps.
 
@@ -128,14 +96,19 @@ def openvino_defaults(work: Workload) -> Step:
 
 
 def backbone_as_matrix_product(work: Workload) -> Step:
+    return matrix_product(network_operations(pretrained_network().base_model, SIZE))
+
+
+def network_operations(network: nn.Module, size: int) -> int:
+    """Operations of one image of that size, in half of which a product is added."""
     with FlopCounterMode(display=False) as counter:
-        pretrained_network().base_model(torch.zeros(1, 3, SIZE, SIZE))
-    return matrix_product(counter.get_total_flops())
+        network(torch.zeros(1, 3, size, size, device=next(network.parameters()).device))
+    return counter.get_total_flops()
 
 
-def matrix_product(operations: int) -> Step:
+def matrix_product(operations: int, device: torch.device = CPU, dtype: torch.dtype = FP32) -> Step:
     """A matrix product; its operations count as images of `operations` each."""
-    left, right = torch.randn(4096, 2048), torch.randn(2048, 2048)
+    left, right = (torch.randn(rows, 2048, device=device, dtype=dtype) for rows in (4096, 2048))
 
     def step() -> float:
         for _ in range(10):
@@ -182,58 +155,6 @@ def head_candidates(side: int) -> dict[str, Callable[[Workload], Step]]:
     }
     title = f"head, feature maps of {side}x{side}"
     return {f"{title}: {name}": lambda work, function=function: function() for name, function in prepare.items()}
-
-
-# Textbook recipe: images through backbone and head in every epoch.
-
-
-def tutorial_loop(work: Workload, training: bool) -> Step:
-    """The loop of tutorials: torchvision's transforms, float32, batches of 32, Adam; nothing of this repository."""
-    disable_winograd()
-    network = pretrained_network(len(work.classes)).to(memory_format=torch.contiguous_format).train(training)
-    optimizer = torch.optim.Adam(network.trained_parameters()[0], lr=1e-3)
-    crops = (
-        [v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()] if training else [v2.Resize(256), v2.CenterCrop(SIZE)]
-    )
-    transform = v2.Compose([*crops, v2.ToImage(), v2.ToDtype(FP32, True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
-
-    class Images(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return len(work.samples)
-
-        def __getitem__(self, item: int) -> tuple[Tensor, int]:
-            image = Image.open(work.samples[item].path).convert("RGB")
-            return transform(image), work.classes.index(work.samples[item].label)
-
-    batches = (batch for _ in cycle([0]) for batch in DataLoader(Images(), 32, shuffle=True, drop_last=True))
-
-    def step() -> int:
-        images, targets = next(batches)
-        with torch.set_grad_enabled(training):
-            loss = nn.functional.cross_entropy(network(images), targets)
-        if training:
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return len(images)
-
-    return step
-
-
-def plain_recipe(work: Workload) -> Step:
-    """`train.py --recipe plain`."""
-    network = pretrained_network(len(work.classes)).train()
-    state = initial_state(network, PLAIN, 20, len(work.samples), CPU, FP32)
-    options = TrainTransform(SIZE), PLAIN.batch_size, ImageReader(CPU, workers=0), 0
-    source = ImageSource(network, work.samples, [], work.classes, *options)
-    batches = (batch for epoch in range(1000) for batch in source.train(epoch))
-
-    def step() -> int:
-        batch = next(batches)
-        train_epoch(network, to_device([batch], CPU), state, PLAIN, CPU, FP32, np.random.default_rng(0))
-        return len(batch[0])
-
-    return step
 
 
 # Decoding: files to squares of 224 pixels, (3, 224, 224) uint8, on one core.
@@ -290,9 +211,9 @@ CANDIDATES: dict[str, Callable[[Workload], Step]] = {  # "group: name"; groups a
     "backbone: matrix product of as many operations": backbone_as_matrix_product,
     **head_candidates(5),
     **head_candidates(10),
-    "plain training: tutorial loop": lambda work: tutorial_loop(work, True),
-    "plain training: ours, --recipe plain": plain_recipe,
-    "plain validation: tutorial loop": lambda work: tutorial_loop(work, False),
+    "plain training: tutorial loop": lambda work: loops.tutorial_loop(work, True),
+    "plain training: ours, --recipe plain": loops.plain_recipe,
+    "plain validation: tutorial loop": lambda work: loops.tutorial_loop(work, False),
     "decoding, dataset images: ours": lambda work: ours_decoding(work, False),
     "decoding, dataset images: Pillow and torchvision": lambda work: pillow_decoding(work, False),
     "decoding, dataset images: torchvision alone": lambda work: torchvision_decoding(work, False),

@@ -6,7 +6,8 @@ from multiprocessing.connection import Connection
 
 from tqdm import tqdm
 
-from benchmarks.baselines import CANDIDATES, Workload
+from benchmarks.baselines import CANDIDATES
+from benchmarks.workload import Workload
 from runtime.device import keep_freed_memory
 
 KEEP_MEMORY = ("ours", "freed memory kept")  # in names of candidates whose allocator keeps freed memory

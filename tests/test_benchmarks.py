@@ -10,16 +10,17 @@ import tyro
 from conftest import REPOSITORY, SMALL
 
 import train
-from benchmarks import ablation, speed
-from benchmarks.baselines import CANDIDATES, Workload
+from benchmarks import ablation, bench, scripts, speed
+from benchmarks.baselines import CANDIDATES
 from benchmarks.interleave import Candidate
+from benchmarks.workload import Workload
 from dataset import read_dataset
 from runtime.errors import InputError
 
 
 def test_ratios_are_medians_over_rounds() -> None:
     runs = {"ours, fast": [10.0, 40.0, 30.0], "ours, exact": [5.0, 20.0, 30.0], "theirs": [5.0, 10.0, 10.0]}
-    value = speed.compare(runs, {"absent": "ModuleNotFoundError: no module"})
+    value = bench.compare(runs, {"absent": "ModuleNotFoundError: no module"})
     assert (value["ours"], value["peers"]) == (30.0, {"ours, exact": 20.0, "theirs": 10.0})
     assert value["ratio"] == {"ours, exact": 2.0, "theirs": 3.0}
     assert "absent" in value["notes"][0]
@@ -40,7 +41,7 @@ def test_candidate_runs_in_its_process_and_reports_errors(sample: Path, tmp_path
 @pytest.mark.parametrize("size", [80, 120])
 def test_subset_is_a_dataset_with_all_classes(sample: Path, tmp_path: Path, size: int) -> None:
     data = read_dataset(sample)
-    subset = read_dataset(speed.make_subset(speed.Bench(None, data, tmp_path, {}), size))
+    subset = read_dataset(scripts.make_subset(bench.Bench(None, data, tmp_path, {}), size))
     assert len(subset.train) == size
     assert set(subset.classes) == set(data.classes)
     assert subset.name == data.name
@@ -48,10 +49,10 @@ def test_subset_is_a_dataset_with_all_classes(sample: Path, tmp_path: Path, size
 
 def test_results_of_the_same_machine_and_dataset_are_kept(tmp_path: Path) -> None:
     file, about = tmp_path / "benchmark.json", {"machine": {"cores": 2}, "dataset": "har"}
-    assert speed.known_parts(file, about) == {}
+    assert bench.known_parts(file, about) == {}
     file.write_text(json.dumps(about | {"head": {"ours": 3}}))
-    assert speed.known_parts(file, about)["head"] == {"ours": 3}
-    assert speed.known_parts(file, about | {"dataset": "sample"}) == {}
+    assert bench.known_parts(file, about)["head"] == {"ours": 3}
+    assert bench.known_parts(file, about | {"dataset": "sample"}) == {}
 
 
 def test_every_group_but_plain_validation_has_a_candidate_of_ours() -> None:
@@ -79,7 +80,7 @@ def test_committed_ablation_has_todays_rows_and_its_table() -> None:
 
 
 def test_options_keep_their_former_names() -> None:
-    args = tyro.cli(speed.Args, args=["--pictures", "7", "--parts", "looking"])
+    args = tyro.cli(bench.Args, args=["--pictures", "7", "--parts", "looking"])
     assert (args.images, args.parts) == (7, ("looking",))
     assert speed.MEASUREMENTS["looking"] is speed.MEASUREMENTS["visualize"]
 

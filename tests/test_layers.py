@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from features.engines import TorchEngine
 from layers import conv3x3
 from layers.conv3x3 import FastConv2d, accelerate
+from layers.fused import fuse_resnet
+from model import ActionNet
 
 
 @pytest.mark.parametrize(
@@ -68,3 +71,37 @@ def test_accelerate_replaces_trained_3x3_convolutions_and_keeps_their_parameters
     assert list(before) == [name for name, _ in model.named_parameters()]
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(layer.training for layer in model.modules())
+
+
+def varied_resnet(stride_on: str) -> ActionNet:
+    """A network whose batch norms do something."""
+    torch.manual_seed(0)
+    model = ActionNet(3, stride_on).eval()
+    for norm in (module for module in model.base_model.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        nn.init.uniform_(norm.weight, 0.2, 0.6)
+        nn.init.normal_(norm.bias)
+    return model
+
+
+@pytest.mark.parametrize("stride_on", ["conv1", "conv2"])
+@pytest.mark.parametrize("stages", [4, 5, 8])
+def test_fused_resnet_computes_what_its_layers_do(stride_on: str, stages: int) -> None:
+    network, images = varied_resnet(stride_on).base_model[:stages], torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected, found = network(images), fuse_resnet(network, torch.float32)(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+def test_other_networks_are_not_fused() -> None:
+    assert fuse_resnet(nn.Sequential(nn.Conv2d(3, 4, 3)), torch.float32) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_cuda_features_point_where_those_of_the_cpu_do(dtype: torch.dtype) -> None:
+    network, images = varied_resnet("conv1").base_model, torch.randint(0, 256, (4, 3, 96, 96), dtype=torch.uint8)
+    expected = TorchEngine(network, torch.device("cpu"), torch.float32)(images)
+    found = TorchEngine(network.cuda(), torch.device("cuda"), dtype)(images).float().cpu()
+    assert nn.functional.cosine_similarity(found.flatten(1), expected.flatten(1)).min() > 0.999
