@@ -30,7 +30,7 @@ HEAVY = {  # rooms that may import a library that takes long to import, or that 
     "openvino": {"features", "benchmarks"},
     "pandas": {"runtime", "benchmarks"},
     "sklearn": {"evaluation"},
-    "timm": {"backbones"},
+    "timm": {"backbones", "benchmarks"},
 }
 SOURCES = sorted(
     path.relative_to(REPOSITORY)
