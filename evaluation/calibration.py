@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 BINS = 15  # of confidence, as in Guo et al. 2017
-PRIOR = 0.25  # standard deviation of log T; with wider ones some networks lose by few images (benchmarks/calibration.py)
+PRIOR = 0.25  # standard deviation of log T; wider: some networks lose by few images (benchmarks/calibration.py)
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
