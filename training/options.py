@@ -1,7 +1,7 @@
 """Arguments of `train.py` and the checks that need nothing but them."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -103,6 +103,8 @@ class Args(RecipeOptions, RunOptions):
         # No projection for other backbones (unmeasured), nor where fitting it would take longer than it saves.
         projection = self.backbone == RESNET and images >= MANY_IMAGES
         recipe = make_recipe(self.recipe == "plain", self, self.unfreeze, projection)
+        if images < MANY_IMAGES and self.patience is None:
+            recipe = replace(recipe, patience=0)  # over few validation images, a minimum may be chance
         return recipe, self.epochs or default_epochs(recipe, images)
 
     def stored(self, recipe: Recipe, epochs: int, size: int, precision: str) -> dict[str, Any]:

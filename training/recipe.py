@@ -59,7 +59,9 @@ class Recipe:
         aliases=("--coarse",),
     )
     patience: int = number(
-        3, "Stop after this many full-resolution epochs without a smaller calibrated validation loss. 0: never."
+        3,
+        "Stop after this many full-resolution epochs without a smaller calibrated validation loss. 0: never, as with "
+        f"fewer than {MANY_IMAGES:,} training images.",
     )
 
     def low_res_epochs(self, epochs: int) -> int:
