@@ -158,15 +158,17 @@ def print_metrics(values: dict[str, Any]) -> None:
     for key in ("accuracy", "top5_accuracy", "loss", "precision", "recall", "f1"):
         low, high = values["intervals"][key]
         macro = f"   macro {values[f'macro_{key}']:.4f}" if f"macro_{key}" in values else ""
-        print(f"  {key:14s} {values[key]:.4f} ({low:.4f} to {high:.4f}){macro}")
+        name = "calibrated loss" if key == "loss" else key
+        print(f"  {name:15s} {values[key]:.4f} ({low:.4f} to {high:.4f}){macro}")
     calibration = values["calibration"]
+    print(f"  raw loss        {calibration['loss_uncalibrated']:.4f}")
     print(
-        f"  ECE            {calibration['expected_error']:.4f} after temperature scaling (T = "
-        f"{calibration['temperature']:.2f}), {calibration['expected_error_uncalibrated']:.4f} before"
+        f"  ECE             {calibration['ece']:.4f} after temperature scaling (T = "
+        f"{calibration['temperature']:.2f}), {calibration['ece_uncalibrated']:.4f} before"
     )
     for row in values["coverage"][1:]:
         share = f"{row['coverage']:.0%} of the images"
-        print(f"  p ≥ {row['threshold']:<4.0%}       {row['accuracy']:.4f} accuracy on {share}")
+        print(f"  p ≥ {row['threshold']:<4.0%}        {row['accuracy']:.4f} accuracy on {share}")
     for kind, row in values.get("copies", {}).items():
         print(f"  {kind}: accuracy {row['accuracy']:.4f} on {row['n']} images")
     for pair in values["confused_pairs"][:3]:

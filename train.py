@@ -7,8 +7,8 @@
     python train.py --unfreeze layer4 --head RUN     fine-tunes a stage, from the head of an earlier run
     python train.py --resume --run NAME              continues an interrupted run
 
-"Best" is the smallest validation loss after temperature scaling. Writes results/<run>/: best.pt, best.json, last.pt,
-split.json, metrics.jsonl, loss.png; with --snapshots also snapshots/.
+"Best" is the smallest validation loss after temperature scaling (column calibr.). Writes results/<run>/: best.pt,
+best.json, last.pt, split.json, metrics.jsonl, loss.png; with --snapshots also snapshots/.
 """
 
 import json
@@ -118,17 +118,19 @@ def keep_epoch(
     checkpoint.save_last(run.folder, model, last)
 
 
-TABLE_HEAD = (
-    "epoch      lr | train loss   acc  prec   rec    F1 | val loss   acc  prec   rec    F1 |     s\n" + "-" * 92
-)
+TABLE_HEAD = f"""\
+calibr.: validation loss after temperature scaling; the smallest (*) is kept. Other losses are raw.
+{"":13s} | {"training":31s} | {"validation":39s} |
+epoch      lr |    loss   acc  prec   rec    F1 |    loss calibr.   acc  prec   rec    F1 |     s
+{"-" * 97}"""
 
 
 def table_row(row: dict[str, Any], is_best: bool) -> str:
-    """One epoch for the console; an asterisk marks the best so far."""
+    """One epoch for the console, at most 100 characters; an asterisk marks the best so far."""
     cells = [f"{row['epoch']:5d} {row['lr']:.1e}"]
-    for part, width in (("train", 10), ("val", 8)):
+    for part, losses in (("train", (row["train"]["loss"],)), ("val", (row["val"]["loss"], row["calibrated"]))):
         values = "  ".join(f"{row[part][key]:.2f}" for key in ("accuracy", "precision", "recall", "f1"))
-        cells.append(f"{row[part]['loss']:{width}.4f}  {values}")
+        cells.append(" ".join(f"{loss:7.4f}" for loss in losses) + f"  {values}")
     return " | ".join([*cells, f"{row['seconds']:5.1f}"]) + (" *" if is_best else "")
 
 
@@ -143,7 +145,8 @@ def finish(run: PreparedRun, state: TrainState) -> None:
     early = f", stopped after {done} of {run.epochs}" if done < run.epochs else ""
     print(f"\nbest epoch: {best['epoch']}{early}")
     for part in ("train", "val"):
-        print(f"  {part:5s} " + "  ".join(f"{key} {value:.4f}" for key, value in best[part].items()))
+        print(f"  {part:5s} raw " + "  ".join(f"{key} {value:.4f}" for key, value in best[part].items()))
+    print(f"  val   calibrated loss {best['calibrated']:.4f} (temperature {best['temperature']:.2f})")
     print("  seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in run.seconds.items()))
     print("written: " + "  ".join(str(path) for path in sorted(run.folder.glob("[!.]*.*"))))
     print(f"{run.data.name}, {run.weights.name}: validation accuracy {best['val']['accuracy']:.4f} ({run.folder})")

@@ -134,7 +134,7 @@ class EvaluationReport:
         ends = [curve[curve[:, 0] >= threshold] for threshold in THRESHOLDS]
         return {
             "calibration": {
-                "temperature": self.temperature, "expected_error": after, "expected_error_uncalibrated": before,
+                "temperature": self.temperature, "ece": after, "ece_uncalibrated": before,
                 "loss_uncalibrated": summarise(self.logits, self.targets)["loss"],
             },
             "coverage": [

@@ -28,7 +28,8 @@ def learning_curves(history: Sequence[dict[str, Any]], best: int, title: str, pa
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for axes, key, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=True):
-        for part, colour, label in (("train", TRAIN, "training (augmented)"), ("val", VAL, "validation")):
+        raw = ", raw" if key == "loss" else ""
+        for part, colour, label in (("train", TRAIN, "training (augmented)"), ("val", VAL, f"validation{raw}")):
             axes.plot(epochs, [row[part][key] for row in history], ".-", color=colour, label=label)
         value = history[best - 1]["val"][key]
         if key == "loss":

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import tyro
 from conftest import REPOSITORY, SMALL
 
 import train
-from benchmarks import ablation, bench, scripts, speed
+from benchmarks import ablation, bench, calibration, scripts, speed
 from benchmarks.baselines import CANDIDATES
 from benchmarks.interleave import Candidate
 from benchmarks.workload import Workload
@@ -53,6 +54,25 @@ def test_results_of_the_same_machine_and_dataset_are_kept(tmp_path: Path) -> Non
     file.write_text(json.dumps(about | {"head": {"ours": 3}}))
     assert bench.known_parts(file, about)["head"] == {"ours": 3}
     assert bench.known_parts(file, about | {"dataset": "sample"}) == {}
+
+
+def test_fitted_temperature_is_never_clearly_worse_than_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Test loss of simulated networks, in brackets of the worst one against T = 1."""
+    for name, value in {"SIZES": (5, 20, 1000), "POOL": 2000, "CLASSES": (15,)}.items():
+        monkeypatch.setattr(calibration, name, value)
+    calibration.main(calibration.Args(repeats=10))
+    rows = [
+        [float(value) for value in re.findall(r"[-+.\d]+", line)] for line in capsys.readouterr().out.splitlines()[2:]
+    ]
+    assert [row[0] for row in rows] == [5, 20, 1000]
+    for _, raw, _, none_worst, _, platt_worst, ours, ours_worst, best in rows:
+        assert best <= ours < raw
+        assert ours_worst < 0.02
+        assert platt_worst > ours_worst
+        assert none_worst > ours_worst or none_worst < 0.01
+    assert rows[-1][6] == pytest.approx(rows[-1][8], abs=0.02)
 
 
 def test_every_group_but_plain_validation_has_a_candidate_of_ours() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import blobs
 from pages import check_page, not_blank
+from torch.nn.functional import cross_entropy
 
 from evaluation.bootstrap import bootstrap_intervals
 from evaluation.calibration import (
@@ -118,9 +119,27 @@ def test_bootstrap_intervals_of_small_test_sets() -> None:
     assert bootstrap_intervals(logits[:1], targets[:1], ["once", "often", "never"])["accuracy"] == [1, 1]
 
 
-def test_temperature_stays_finite_where_every_prediction_is_right() -> None:
-    logits = 3 * torch.eye(3)[[0, 1, 2] * 20]
-    assert 0.3 < fit_temperature(logits, torch.tensor([0, 1, 2] * 20)) < 1
+@pytest.mark.parametrize(("count", "margin"), [(9, 2.0), (2000, 2.0), (9, -2.0), (500, -1.0)])
+def test_temperature_of_equal_margins_is_where_loss_and_prior_balance(count: int, margin: float) -> None:
+    """All right or all wrong: cross-entropy alone would send T to 0 or to infinity."""
+    logits, targets = torch.tensor([[margin, 0.0]]).repeat(count, 1), torch.zeros(count, dtype=torch.long)
+    power = math.log(fit_temperature(logits, targets))
+    scaled = margin * math.exp(-power)
+    slope = count * scaled / (1 + math.exp(scaled))  # of the summed cross-entropy, by log T
+    assert power / 0.25**2 == pytest.approx(-slope, rel=0.01)
+    assert -3 < power < 3
+    assert (power < 0) == (margin > 0)
+
+
+@pytest.mark.parametrize("count", [1, 5, 20, 200])
+@pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])
+def test_temperature_never_raises_the_loss_it_is_fitted_on(count: int, scale: float) -> None:
+    for seed in range(5):
+        rng = torch.Generator().manual_seed(seed)
+        logits = torch.randn(count, 4, generator=rng, dtype=torch.double)
+        targets = logits.softmax(1).multinomial(1, generator=rng)[:, 0]
+        fitted = cross_entropy(scale * logits / fit_temperature(scale * logits, targets), targets)
+        assert fitted <= cross_entropy(scale * logits, targets)
 
 
 def test_flipped_labels_are_suspected() -> None:

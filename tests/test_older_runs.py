@@ -85,6 +85,8 @@ def test_old_run_resumes_on_its_own_cache(
     old, new = (read_jsonl(Path("results", run, "metrics.jsonl")) for run in ("old", "new"))
     for row in old + new:
         row.pop("seconds")
+    for row in (old[0], new[0]):  # the old version fitted its temperature by another rule
+        row.pop("calibrated"), row.pop("temperature")
     assert old == new
 
 

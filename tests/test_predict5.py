@@ -46,7 +46,7 @@ def test_metrics_follow_from_the_table_of_predictions(trained: Path) -> None:
         assert (row["coverage"], row["accuracy"]) == pytest.approx((len(kept) / 90, np.mean(kept)))
     said = json.loads((folder / "trust.json").read_text())["bins"]
     error = sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in said) / 90
-    assert values["calibration"]["expected_error"] == pytest.approx(error)
+    assert values["calibration"]["ece"] == pytest.approx(error)
     assert sum(row["n"] * row["confidence"] for row in said) / 90 == pytest.approx(np.mean(confidence), abs=1e-5)
     with (folder / "label_issues.csv").open(newline="") as file:
         issues = list(csv.DictReader(file))

@@ -82,12 +82,41 @@ def test_training_learns_and_marks_the_best_epoch() -> None:
 
 def test_best_epoch_has_the_smallest_loss_after_temperature_scaling() -> None:
     """Label smoothing makes the network less sure in the end, though it is right: the raw loss rises before."""
-    history, flags = run(Recipe(batch_size=16, lr=0.3, schedule="constant", patience=0), epochs=12)
+    history, flags = run(Recipe(batch_size=16, lr=0.3, label_smoothing=0.3, schedule="constant", patience=0), epochs=12)
     raw = [row["val"]["loss"] for row in history]
     calibrated = [row["calibrated"] for row in history]
+    assert all(after <= before for after, before in zip(calibrated, raw, strict=True))
     assert raw.index(min(raw)) != calibrated.index(min(calibrated))
     assert best_epoch(history)["epoch"] == calibrated.index(min(calibrated)) + 1
     assert flags == [loss < min(calibrated[:n], default=math.inf) for n, loss in enumerate(calibrated)]
+
+
+class NineRight(ToySource):
+    """Nine validation images, all predicted right, with a given raw loss after each epoch."""
+
+    def __init__(self, model: Toy, losses: list[float]) -> None:
+        super().__init__(model)
+        self.margins = iter(-math.log(math.expm1(loss)) for loss in losses)
+
+    def val(self) -> Batches:
+        return [(self.inputs[:9], torch.zeros(9, dtype=torch.long))]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.model.training:
+            return super().forward(inputs)
+        return torch.tensor([[next(self.margins), 0.0]]).repeat(len(inputs), 1)
+
+
+def test_few_validation_images_keep_the_epoch_with_the_smallest_raw_loss() -> None:
+    """With few images a fitted temperature must not turn the order of the epochs round."""
+    model, flags = Toy(), []
+    state = initial_state(model, PLAIN, 3, 64, CPU, FP32)
+    fit(model, NineRight(model, [0.0811, 0.0101, 0.0608]), PLAIN, 3, 0, state, CPU, FP32, flags.append)
+    assert [row["val"]["loss"] for row in state.history] == pytest.approx([0.0811, 0.0101, 0.0608], abs=1e-5)
+    assert flags == [True, True, False]
+    assert best_epoch(state.history)["epoch"] == 2
+    for row in state.history:
+        assert 0.7 * row["val"]["loss"] < row["calibrated"] < row["val"]["loss"]
 
 
 def test_same_seed_gives_the_same_numbers() -> None:

@@ -98,7 +98,7 @@ def fit(
             train = train_epoch(forward, batches, state, recipe, device, dtype, np.random.default_rng((seed, epoch)))
         model.eval()
         logits, targets = predict(source.forward, to_device(source.val(), device), model.fc.out_features, device, dtype)
-        val, temperature = summarise(logits, targets), round(fit_temperature(logits, targets), 4)
+        val, temperature = summarise(logits, targets), fit_temperature(logits, targets)
         calibrated = cross_entropy(logits / temperature, targets).item()
         release_freed_memory()
         row = {"epoch": epoch, "train": train, "val": val, "calibrated": calibrated, "temperature": temperature}
@@ -109,8 +109,9 @@ def fit(
 def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The row with the smallest calibrated validation loss; None for an empty history.
 
-    The loss after temperature scaling is the one that predictions are made with. The raw loss also grows with the
-    uncertainty that label smoothing and mixup teach, although accuracy rises.
+    The loss after temperature scaling (`fit_temperature`: never above the raw loss) is the one that predictions are
+    made with. The raw loss also grows with the uncertainty that label smoothing and mixup teach, although accuracy
+    rises. Fitting the temperature on the same images hardly favours one epoch: it is one number each time.
     """
     return min(history, key=lambda row: row["calibrated"], default=None)
 

@@ -123,6 +123,8 @@ class Args(RecipeOptions, RunOptions):
         # No projection for other backbones (unmeasured), nor where fitting it would take longer than it saves.
         projection = self.backbone == RESNET and images >= MANY_IMAGES and not on_gpu
         recipe = make_recipe(self.recipe, self, self.unfreeze, projection, low_res=not on_gpu)
+        if images < MANY_IMAGES and self.patience is None:
+            recipe = replace(recipe, patience=0)  # over few validation images, a minimum may be chance
         return recipe, self.epochs or default_epochs(self.recipe, images)
 
     def stored(self, recipe: Recipe, epochs: int, precision: str) -> dict[str, Any]:

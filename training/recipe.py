@@ -61,7 +61,9 @@ class Recipe:
         aliases=("--coarse",),
     )
     patience: int = number(
-        3, "Stop after this many full-resolution epochs without a smaller calibrated validation loss. 0: never."
+        3,
+        "Stop after this many full-resolution epochs without a smaller calibrated validation loss. 0: never, as with "
+        f"fewer than {MANY_IMAGES:,} training images.",
     )
 
     min_crop: float = 0.08  # smallest area of fresh random crops, as a fraction of the image's
