@@ -29,6 +29,10 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         torch.backends.cudnn.deterministic = True  # the same seed gives the same numbers
         device = torch.zeros(1, device=name).device
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"--device {name}: other programs hold its memory (nvidia-smi lists them); end one, or give another device"
+        ) from error
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not available ({first_line(error)}); give --device auto") from error
     if device.type == "cuda":

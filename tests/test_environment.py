@@ -2,9 +2,14 @@
 
 import re
 
+import pytest
+import torch
 import yaml
 from conftest import REPOSITORY
 from packaging.specifiers import SpecifierSet
+
+from runtime.device import pick_device
+from runtime.errors import InputError
 
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 
@@ -23,3 +28,12 @@ def test_conda_environment_agrees_with_the_pins() -> None:
     assert bounds.keys() == pins.keys()
     for name, pin in pins.items():
         assert pin in SpecifierSet(bounds[name]), name
+
+
+def test_gpu_whose_memory_others_hold_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    monkeypatch.setattr(torch, "zeros", full)
+    with pytest.raises(InputError, match=r"--device cpu: other programs hold its memory .*; end one"):
+        pick_device("cpu")
