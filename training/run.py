@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from backbones.imagenet_weights import RESNET, BackboneWeights, WeightsUnavailable, load_weights, random_weights
-from backbones.timm_torchvision import load_library_weights
 from dataset import ActionData, find_root, read_dataset
 from features.cache import FeatureStore, check_disk_space, pin_to_gpu
 from features.engines import Engine, Int8Model, Precision, choose_precision, engine_factory, find_int8
@@ -164,6 +163,8 @@ def find_data(args: Args, seconds: dict[str, float]) -> ActionData:
 
 def find_weights(args: Args, size: int, is_sample: bool) -> BackboneWeights:
     if args.backbone != RESNET:
+        from backbones.timm_torchvision import load_library_weights  # takes seconds to import
+
         return load_library_weights(args.backbone, args.weights, size)
     try:
         return load_weights(args.weights)
@@ -201,9 +202,8 @@ def open_folder(run: PreparedRun) -> None:
     if stored["split"] != run.digests:
         raise InputError(f"{path}: the dataset has changed since the run began; start a new run")
     if stored["weights_sha256"] != run.weights.sha256:
-        raise InputError(
-            f"{run.folder}: was trained on other weights than {run.weights.name}; give those with --weights"
-        )
+        given = run.weights.name
+        raise InputError(f"{run.folder}: was trained on other weights than {given}; give those with --weights")
 
 
 def prepare_source(run: PreparedRun, model: ActionNet) -> PreparedSource:
