@@ -22,9 +22,10 @@ from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
 from inspection.layer_names import as_maps, describe_layer, find_layer, friendly, leaf_layers, module_of
-from inspection.layer_stats import KernelView, histogram, most_active
+from inspection.layer_stats import histogram, most_active
 from runtime.distributed import is_main
 from runtime.errors import InputError
+from runtime.options import KernelView
 
 
 class Recording(dict[str, Tensor]):

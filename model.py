@@ -5,13 +5,13 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from backbones.imagenet_weights import RESNET, BackboneWeights
+from backbones.imagenet_weights import BackboneWeights
+from backbones.names import RESNET, STRIDE
 from backbones.resnet import ResNet50
 from layers.conv3x3 import accelerate
 from layers.distributed_norm import RowDropout
 
 FEATURE_CHANNELS = 2048  # of ResNet-50's last stage
-STRIDE = 32  # an image of side S gives feature maps of side S / 32
 STAGE_INPUTS = {  # channels and stride of the feature maps that enter each stage
     "layer1": (64, 4),
     "layer2": (256, 4),

@@ -10,6 +10,12 @@
 split.json, metrics.jsonl, loss.png; with --snapshots also snapshots/.
 """
 
+from runtime.console import parse_arguments, run_script
+from training.options import Args
+
+if __name__ == "__main__":
+    ARGS = parse_arguments(Args, __doc__, Args.check)  # before the imports below, which take seconds
+
 import json
 from datetime import datetime
 from typing import Any
@@ -17,17 +23,14 @@ from typing import Any
 import torch
 
 from features.pca import full_state
-from figures import curves
 from layers.distributed_norm import synchronise
 from model import ActionNet, build_model
 from runtime import distributed
-from runtime.console import run_script
 from runtime.device import pick_device
 from runtime.errors import InputError
 from runtime.files import write_json, write_text
 from training import checkpoint
 from training.loop import TrainState, best_epoch, fit, initial_state
-from training.options import Args
 from training.run import PreparedRun, PreparedSource, describe_run, open_folder, prepare_run, prepare_source, timed
 
 
@@ -118,6 +121,8 @@ def table_row(row: dict[str, Any], is_best: bool) -> str:
 
 def finish(run: PreparedRun, state: TrainState) -> None:
     """Draws the learning curves; prints the best epoch's figures and the files of the run."""
+    from figures import curves  # matplotlib takes a second
+
     best = best_epoch(state.history)
     record = json.loads((run.folder / checkpoint.RECORD).read_text(encoding="utf-8")) | {"seconds": run.seconds}
     write_json(run.folder / checkpoint.RECORD, record)
@@ -134,4 +139,4 @@ def finish(run: PreparedRun, state: TrainState) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Args, __doc__)
+    run_script(main, ARGS)

@@ -12,42 +12,13 @@ kernels_epoch<E>_batch<id>_layer_<name>.png, histograms_epoch<E>_batch<id>.png, 
 known), with their numbers as .npy or .json, and manifest.json, which lists them.
 """
 
-import copy
-import json
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-
-from figures import example as example_figures
-from figures import layers as layer_figures
-from figures.example import Attribution
-from hooks import dump, record, shown_channels
-from inspection import attribution
-from inspection.examples import Example, Prediction
-from inspection.layer_names import as_maps, existing_layers, leaf_layers
-from inspection.layer_stats import KernelView, histogram
-from model import ActionNet
-from runtime.console import run_script
-from runtime.device import pick_device
+from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
-from runtime.files import write_folder, write_json
-from runtime.options import RunOptions, require_range
-from training.trained_run import TrainedRun, load_run
-
-LAYERS = (
-    "base_model.conv1", "base_model.layer1.0.conv1", "base_model.layer1.0.conv2", "base_model.layer1.0.relu#2",
-    "base_model.layer2", "base_model.layer3", "base_model", "conv1", "relu1", "conv2", "relu2", "avgpool", "fc",
-)  # fmt: skip
-CAM_LAYERS = ("base_model", "relu2")
-MANIFEST = "manifest.json"
+from runtime.options import KernelView, RunOptions, require_range
 
 
 @dataclass
@@ -77,6 +48,57 @@ class Args(RunOptions):
     """Folder for the image's own folder."""
 
 
+def check(args: Args) -> None:
+    """Raises InputError on wrong arguments."""
+    chosen = [name for name in ("index", "seed", "image") if getattr(args, name) is not None]
+    if len(chosen) > 1:
+        raise InputError(f"--{chosen[0]} and --{chosen[1]} both choose the image; give one of them")
+    if args.true_class is not None and args.image is None:
+        raise InputError("--true-class goes with --image; the classes of test images are known")
+    if args.image is not None and not args.image.is_file():
+        raise InputError(f"--image {args.image}: no such file")
+    require_range("tiles", args.tiles, 1)
+    require_range("seed", args.seed, 0)
+    for channel in args.channels:
+        if channel < 0:
+            raise InputError(f"--channels {channel}: channels count from 0")
+
+
+if __name__ == "__main__":
+    ARGS = parse_arguments(Args, __doc__, check)  # before the imports below, which take seconds
+
+import copy
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from hooks import dump, record, shown_channels
+from inspection.examples import Example, Prediction
+from inspection.layer_names import as_maps, existing_layers, leaf_layers
+from inspection.layer_stats import histogram
+from model import ActionNet
+from runtime.device import pick_device
+from runtime.files import write_folder, write_json
+from training.trained_run import TrainedRun, load_run
+
+if TYPE_CHECKING:
+    from figures.example import Attribution  # matplotlib takes a second
+
+LAYERS = (
+    "base_model.conv1", "base_model.layer1.0.conv1", "base_model.layer1.0.conv2", "base_model.layer1.0.relu#2",
+    "base_model.layer2", "base_model.layer3", "base_model", "conv1", "relu1", "conv2", "relu2", "avgpool", "fc",
+)  # fmt: skip
+CAM_LAYERS = ("base_model", "relu2")
+MANIFEST = "manifest.json"
+
+
 def main(args: Args) -> None:
     check(args)
     run = load_run(args, pick_device(args.device))
@@ -100,21 +122,6 @@ def main(args: Args) -> None:
     print(f"written: {folder}/: {images} images with their numbers in {seconds:.1f} s; see overview.png first")
     if example.index is not None:
         print(f"the same image again: --index {example.index}")
-
-
-def check(args: Args) -> None:
-    chosen = [name for name in ("index", "seed", "image") if getattr(args, name) is not None]
-    if len(chosen) > 1:
-        raise InputError(f"--{chosen[0]} and --{chosen[1]} both choose the image; give one of them")
-    if args.true_class is not None and args.image is None:
-        raise InputError("--true-class goes with --image; the classes of test images are known")
-    if args.image is not None and not args.image.is_file():
-        raise InputError(f"--image {args.image}: no such file")
-    require_range("tiles", args.tiles, 1)
-    require_range("seed", args.seed, 0)
-    for channel in args.channels:
-        if channel < 0:
-            raise InputError(f"--channels {channel}: channels count from 0")
 
 
 def choose(args: Args, run: TrainedRun) -> Example:
@@ -158,6 +165,8 @@ def draw_layers(
     args: Args, run: TrainedRun, prediction: Prediction, layers: Sequence[str], folder: Path
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     """Plots the layers; returns their activations (C, h, w), and histograms of these and of gradients by layer."""
+    from figures import layers as layer_figures
+
     example, model = prediction.example, run.model
     known = example.true in run.classes
     images = example.input[None].to(run.device).requires_grad_(known)  # (1, 3, S, S)
@@ -183,8 +192,11 @@ def draw_layers(
     return maps, stats
 
 
-def attribute(args: Args, model: ActionNet, prediction: Prediction) -> list[Attribution]:
+def attribute(args: Args, model: ActionNet, prediction: Prediction) -> list["Attribution"]:
     """Maps for the predicted class and the true one; for the runner-up where these are the same or it is unknown."""
+    from figures.example import Attribution
+    from inspection import attribution  # captum takes a second
+
     order = np.argsort(-prediction.probabilities, kind="stable").tolist()
     true = prediction.example.true
     chosen = [(order[0], "predicted and true" if prediction.predicted == true else "predicted")]
@@ -213,10 +225,12 @@ def draw_example(
     prediction: Prediction,
     maps: dict[str, Tensor],
     stats: dict[str, dict[str, Any]],
-    rows: Sequence[Attribution],
+    rows: Sequence["Attribution"],
     folder: Path,
 ) -> None:
     """The image, its probabilities, attributions, and the overview."""
+    from figures import example as example_figures
+
     detail, id = run.detail, prediction.example.id
     example_figures.original(folder / f"originalimage_{id}.png", prediction, detail)
     example_figures.probabilities(folder / f"probabilities_{id}.png", prediction, detail)
@@ -229,7 +243,7 @@ def describe(
     run: TrainedRun,
     prediction: Prediction,
     maps: dict[str, Tensor],
-    rows: Sequence[Attribution],
+    rows: Sequence["Attribution"],
     folder: Path,
 ) -> dict[str, Any]:
     """The content of `manifest.json`."""
@@ -258,4 +272,4 @@ def describe(
 
 
 if __name__ == "__main__":
-    run_script(main, Args, __doc__)
+    run_script(main, ARGS)

@@ -22,10 +22,10 @@ import safetensors.torch
 import torch
 from tqdm import tqdm
 
+from backbones.names import RESNET
 from backbones.resnet import ResNet50
 from runtime.errors import InputError, first_line
 
-RESNET = "resnet50"
 GIVE_UP_SECONDS = 8  # after which a silent source counts as unreachable
 STALL_SECONDS = 60  # after which a download without progress is ended
 TORCHVISION = {"v1": "IMAGENET1K_V1", "v2": "IMAGENET1K_V2"}  # members of torchvision.models.ResNet50_Weights

@@ -32,7 +32,7 @@ from benchmarks.baselines import Workload, calibrated_int8
 from benchmarks.interleave import run_interleaved
 from dataset import NAME_FILE, TRAIN_CSV, ActionData, find_root, read_dataset
 from features.spec import FeatureSpec, dataset_digest
-from runtime.console import run_script
+from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
 from runtime.files import write_csv, write_json
 from runtime.options import require_range
@@ -294,4 +294,4 @@ MEASUREMENTS = {
 }
 
 if __name__ == "__main__":
-    run_script(main, Args, __doc__)
+    run_script(main, parse_arguments(Args, __doc__))

@@ -1,4 +1,4 @@
-"""Arguments of `train.py` and the checks that need nothing but them."""
+"""Arguments of `train.py` and the checks that need nothing but them; imports no torch, so that --help is quick."""
 
 import re
 from dataclasses import dataclass, fields
@@ -7,12 +7,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from backbones.imagenet_weights import RESNET
-from features.engines import PrecisionName
-from model import STRIDE
+from backbones.names import RESNET, STRIDE
 from runtime.errors import InputError
-from runtime.options import RunOptions, require_range
-from splits.split import VAL_SHARE
+from runtime.options import PrecisionName, RunOptions, require_range
 from training.recipe import (
     IMAGE_SIZE,
     MANY_IMAGES,
@@ -48,7 +45,7 @@ class Args(RecipeOptions, RunOptions):
     """Default 8; 20 for fewer than 2,000 training images and with --recipe plain."""
     seed: int = 0
     """Seed of the split, the head's initialisation, shuffling and augmentation."""
-    val_share: float = VAL_SHARE
+    val_share: float = 0.2
     """Fraction of the images outside the test set that go to validation."""
     image_size: int | None = None
     """Side of the square input in pixels, a multiple of 32. Default 320; 224 with --recipe plain or --backbone."""

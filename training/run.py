@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from backbones.imagenet_weights import RESNET, BackboneWeights, WeightsUnavailable, load_weights, random_weights
+from backbones.imagenet_weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
+from backbones.names import RESNET
 from dataset import ActionData, find_root, read_dataset
 from features.cache import FeatureStore, check_disk_space, pin_to_gpu
 from features.engines import Engine, Int8Model, Precision, choose_precision, engine_factory, find_int8
@@ -107,9 +108,7 @@ def prepare_run(args: Args, device: torch.device, started: str) -> PreparedRun:
 
 def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun:
     args.check()
-    interrupted: dict[str, Any] = {}
-    if args.resume:
-        args, interrupted = find_interrupted(args)
+    args, interrupted = find_interrupted(args) if args.resume else (args, {})
     seconds: dict[str, float] = {}
     folder = run_folder(args, started)
     size = args.resolve_size()
