@@ -32,7 +32,7 @@ HEAVY = {  # rooms that may import a library that takes long to import, or that 
     "openvino": {"features", "benchmarks"},
     "pandas": {"runtime", "benchmarks"},
     "scipy": {"evaluation", "splits"},
-    "sklearn": {"evaluation"},
+    "sklearn": set(),  # the tests'
     "timm": {"backbones"},
     "torchvision": {"backbones", "benchmarks"},
 }
