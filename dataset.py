@@ -13,11 +13,12 @@ image, file or path; label, class, category or action. Others are ignored. Label
 import json
 import math
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from runtime.errors import InputError
-from runtime.images import image_files, load_image
+from runtime.images import image_names, load_image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -88,7 +89,7 @@ def read_dataset(folder: Path) -> ActionData:
         if (root / TEST_CSV).is_file():
             test = read_csv(root, TEST_CSV, "test", False)
     else:
-        train, test = read_class_folders(root / "train", root), read_class_folders(root / "test", root)
+        train, test = read_class_folders(root / "train"), read_class_folders(root / "test")
         if not train:
             raise InputError(f"{root}: {TRAIN_CSV} is missing, and train/ has no class folders with images in them")
     classes = sorted({sample.label for sample in train})
@@ -100,7 +101,7 @@ def read_dataset(folder: Path) -> ActionData:
     if len(test) > 1 and len({sample.label for sample in test} - {None}) == 1:
         raise InputError(f"{root / TEST_CSV}: every row has the label {test[0].label!r}, a stand-in; delete the column")
     listed = {sample.name for sample in train + test}
-    on_disk = (file.relative_to(root).as_posix() for part in ("train", "test") for file in image_files(root / part))
+    on_disk = (f"{part}/{name}" for part in ("train", "test") for name in image_names(root / part))
     return ActionData(dataset_name(root), root, classes, train, test, sorted(set(on_disk) - listed))
 
 
@@ -116,7 +117,7 @@ def read_csv(root: Path, csv_name: str, folder: str, need_labels: bool) -> list[
     """Reads one CSV. All rows must have labels, or (unless `need_labels`) none."""
     from runtime.tables import find_column, read_table  # imports pandas, which class folders do not need
 
-    path = root / csv_name
+    path, inside = root / csv_name, root / folder
     table = read_table(path)
     names, labels = find_column(table, path, NAME_COLUMNS), find_column(table, path, LABEL_COLUMNS, need_labels)
     need_labels |= any(labels)
@@ -125,38 +126,36 @@ def read_csv(root: Path, csv_name: str, folder: str, need_labels: bool) -> list[
         where = f"{path}, row {line}"
         if need_labels and not label:
             raise InputError(f"{where}: {value} has an empty label")
-        parts = split_path(value, root / folder, where)
-        candidates = root.joinpath(folder, *parts), root.joinpath(*parts)  # the value may begin with the folder's name
-        file = next((file for file in candidates if file.is_file() and file.is_relative_to(root / folder)), None)
-        if file is None:
-            missing.append(f"{candidates[0]} (row {line})")
+        given = relative_name(value, inside, where)
+        candidates = [f"{folder}/{given}", *([given] if given.startswith(f"{folder}/") else [])]
+        name = next((name for name in candidates if os.path.isfile(f"{root}/{name}")), None)
+        if name is None:
+            missing.append(f"{root / candidates[0]} (row {line})")
             continue
-        name = file.relative_to(root).as_posix()
         if name in lines:
             raise InputError(f"{where}: {value} is already listed in row {lines[name]}; delete one of the two")
         lines[name] = line
-        samples.append(Sample(name, file, label or None))
+        samples.append(Sample(name, root / name, label or None))
     if missing:
         first = ", ".join(missing[:5]) + ", …" * (len(missing) > 5)
         raise InputError(f"{path}: {len(missing)} of {len(table)} files do not exist: {first}; add them or fix the CSV")
     return samples
 
 
-def split_path(value: str, folder: Path, where: str) -> tuple[str, ...]:
-    """Splits a relative path from a CSV into its parts. Raises: InputError where it is empty or leaves `folder`."""
+def relative_name(value: str, folder: Path, where: str) -> str:
+    """A relative path from a CSV, with "/". Raises: InputError where it is empty or leaves `folder`."""
     if not value:
         raise InputError(f"{where}: empty file name")
-    pure = PurePosixPath(value.replace("\\", "/"))
-    parts = Path(os.path.normpath(pure)).parts
-    if pure.is_absolute() or Path(value).is_absolute() or ".." in parts:
+    name = posixpath.normpath(value.replace("\\", "/"))
+    if name.startswith("/") or os.path.isabs(value) or name.split("/")[0] == "..":
         raise InputError(f"{where}: {value!r} leaves the folder {folder}; give names inside it")
-    return parts
+    return name
 
 
-def read_class_folders(folder: Path, root: Path) -> list[Sample]:
+def read_class_folders(folder: Path) -> list[Sample]:
     """Reads `folder/<class>/**`; files directly in `folder` have no class. Empty if there is no such folder."""
-    files = [file for file in image_files(folder) if file.parent != folder]
-    return [Sample(file.relative_to(root).as_posix(), file, file.relative_to(folder).parts[0]) for file in files]
+    names = [name for name in image_names(folder) if "/" in name]
+    return [Sample(f"{folder.name}/{name}", folder / name, name.partition("/")[0]) for name in names]
 
 
 def class_counts(samples: Sequence[Sample]) -> Counter[str]:

@@ -22,9 +22,9 @@ from torch.utils.hooks import RemovableHandle
 
 from inspection.channels import activity, ranking_layers
 from inspection.layer_names import find_layer, friendly, leaf_layers, output_maps
-from inspection.layer_stats import KernelView
 from runtime.distributed import is_main
 from runtime.errors import InputError
+from runtime.options import KernelView
 
 
 class Recording(dict[str, Tensor]):

@@ -4,35 +4,20 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet, resnet50
 
-from backbones.imagenet_weights import RESNET, BackboneWeights
-from backbones.timm_torchvision import LibraryBackbone, as_base_model
+from backbones.imagenet_weights import BackboneWeights
+from backbones.names import RESNET, STRIDE
+from backbones.resnet import ResNet50
 from layers.conv3x3 import accelerate
 from layers.distributed_norm import RowDropout
 
 FEATURE_CHANNELS = 2048  # of ResNet-50's last stage
-STRIDE = 32  # an image of side S gives feature maps of side S / 32
 STAGE_INPUTS = {  # channels and stride of the feature maps that enter each stage
     "layer1": (64, 4),
     "layer2": (256, 4),
     "layer3": (512, 8),
     "layer4": (1024, 16),
 }
-
-
-def resnet50_with_stride_on(conv: str) -> ResNet:
-    """An untrained torchvision ResNet-50 whose stages 2 to 4 have their stride on `conv` of the first block.
-
-    "conv2" is torchvision's own variant ("v1.5"), "conv1" that of He et al. 2015 (https://arxiv.org/abs/1512.03385).
-    """
-    net = resnet50(weights=None)
-    if conv == "conv1":
-        for stage in (net.layer2, net.layer3, net.layer4):
-            stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
-    elif conv != "conv2":
-        raise ValueError(f"stride_on is {conv!r}; it must be 'conv1' or 'conv2'")
-    return net
 
 
 class ActionNet(nn.Module):
@@ -44,7 +29,7 @@ class ActionNet(nn.Module):
 
     Args:
         num_classes: K, the number of logits.
-        stride_on: see `resnet50_with_stride_on`.
+        stride_on: see `backbones.resnet.ResNet50`.
         dropout: probability of dropping each of the 256 pooled features in training.
         channel_dropout: probability of dropping each channel of the feature maps in training.
         unfreeze: first trained stage, "layer1" to "layer4"; "none" trains the head alone.
@@ -67,9 +52,11 @@ class ActionNet(nn.Module):
         super().__init__()
         self.stride_on, self.unfreeze, self.backbone, self.temperature = stride_on, unfreeze, backbone, 1.0
         if backbone == RESNET:
-            stages = list(resnet50_with_stride_on(stride_on).named_children())[:-2]  # without avgpool and fc
+            stages = list(ResNet50(stride_on).named_children())[:-2]  # without avgpool and fc
             self.base_model = nn.Sequential(OrderedDict(stages))
         else:
+            from backbones.timm_torchvision import LibraryBackbone, as_base_model  # takes seconds to import
+
             self.base_model = as_base_model(LibraryBackbone(backbone, size))
         self.base_model.requires_grad_(False)
         names = [name for name, _ in self.base_model.named_children()]

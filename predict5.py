@@ -12,29 +12,15 @@ test_predictions.csv; for a Testing_set.csv without labels also predictions.csv 
 keeps its temperature in results/<run>/tta.json.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from dataset import Sample
-from evaluation.report import EvaluationReport, prediction_rows
-from features.engines import PrecisionName
-from runtime import distributed
-from runtime.console import run_script
-from runtime.device import pick_device
+from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
-from runtime.files import write_csv
-from runtime.images import image_files
-from runtime.options import RunOptions, require_range
-from splits.scan import check_images, group_duplicates
-from training.predictor import Predictor
-from training.trained_run import load_run
-
-OPTIONAL = ("mistakes.png", "confused.png", "label_issues.png", "predictions.csv")  # not written by every test
-TABLE = ("filename", "label", "probability")
+from runtime.options import PrecisionName, RunOptions, require_range
 
 
 @dataclass
@@ -57,12 +43,40 @@ class Args(RunOptions):
     """Processes that decode images, threads beside a GPU. Default: none beside a CPU, all cores beside a GPU."""
 
 
-def main(args: Args) -> None:
+def check(args: Args) -> None:
+    """Raises InputError on wrong arguments."""
     require_range("seed", args.seed, 0)
     require_range("batch_size", args.batch_size, 1)
     require_range("workers", args.workers, 0)
     if args.csv and not args.images:
         raise InputError("--csv goes with images; the test set's tables are in results/<run>/test/ anyway")
+    for path in args.images:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+
+
+if __name__ == "__main__":
+    ARGS = parse_arguments(Args, __doc__, check)  # before the imports below, which take seconds
+
+from collections.abc import Sequence
+from typing import Any
+
+from dataset import Sample
+from evaluation.predictions import prediction_rows
+from runtime import distributed
+from runtime.device import pick_device
+from runtime.files import write_csv
+from runtime.images import image_files
+from splits.scan import check_images, group_duplicates
+from training.predictor import Predictor
+from training.trained_run import load_run
+
+OPTIONAL = ("mistakes.png", "confused.png", "label_issues.png", "predictions.csv")  # not written by every test
+TABLE = ("filename", "label", "probability")
+
+
+def main(args: Args) -> None:
+    check(args)
     device = pick_device(args.device)
     with distributed.process_group(device):
         predictor = Predictor(load_run(args, device), args.tta, args.precision, args.batch_size, args.workers)
@@ -93,8 +107,6 @@ def find_images(paths: Sequence[Path]) -> list[Sample]:
     """Image files and those in folders, each once. Raises: InputError naming a path that holds none."""
     samples = []
     for path in paths:
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
         files = image_files(path) if path.is_dir() else [path]
         if not files:
             raise InputError(f"{path}: holds no images; give another folder")
@@ -112,6 +124,8 @@ def readable(samples: list[Sample], args: Args) -> list[Sample]:
 
 def evaluate(predictor: Predictor, args: Args) -> None:
     """Measures the run's test set, prints the metrics and writes them with their figures."""
+    from evaluation.report import EvaluationReport  # with matplotlib, which takes a second
+
     run = predictor.run
     record, folder = run.record, run.folder / ("test_tta" if predictor.tta else "test")
     data, temperature = run.dataset, predictor.temperature
@@ -182,4 +196,4 @@ def print_metrics(values: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Args, __doc__)
+    run_script(main, ARGS)

@@ -7,23 +7,10 @@ Prints a table of image sizes by class, and counts duplicates, unreadable and un
 files' names to results/data_check.json.
 """
 
-import os
-import shutil
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-from dataset import TRAIN_CSV, ActionData, Sample, class_counts, find_root, read_dataset
-from runtime.console import run_script
-from runtime.errors import InputError, first_line
-from runtime.files import write_json
-from splits.scan import Scan, group_duplicates, scan_files
-
-HANDLE = "meetnagadia/human-action-recognition-har-dataset"
-PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
+from runtime.console import parse_arguments, run_script
 
 
 @dataclass
@@ -36,6 +23,25 @@ class Args:
     """File of the report."""
     cache: Path = Path("data/cache")
     """Folder of the cache, which stores scans of images."""
+
+
+if __name__ == "__main__":
+    ARGS = parse_arguments(Args, __doc__)  # before the imports below, which take seconds
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable
+from statistics import median
+from typing import Any
+
+from dataset import TRAIN_CSV, ActionData, Sample, class_counts, find_root, read_dataset
+from runtime.errors import InputError, first_line
+from runtime.files import write_json
+from splits.scan import Scan, group_duplicates, scan_files
+
+HANDLE = "meetnagadia/human-action-recognition-har-dataset"
+PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
 
 
 def main(args: Args) -> None:
@@ -151,4 +157,4 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Args, __doc__)
+    run_script(main, ARGS)

@@ -11,6 +11,12 @@
 best.json, last.pt, split.json, metrics.jsonl, loss.png; with --snapshots also snapshots/.
 """
 
+from runtime.console import parse_arguments, run_script
+from training.options import Args
+
+if __name__ == "__main__":
+    ARGS = parse_arguments(Args, __doc__, Args.check)  # before the imports below, which take seconds
+
 import json
 from dataclasses import replace
 from datetime import datetime
@@ -19,17 +25,15 @@ from typing import Any
 import torch
 
 from features.pca import full_state
-from figures import curves
 from layers.distributed_norm import synchronise
 from model import ActionNet, build_model
 from runtime import distributed
-from runtime.console import run_script
 from runtime.device import pick_device
 from runtime.errors import InputError
 from runtime.files import write_json, write_text
 from training import checkpoint
 from training.loop import TrainState, best_epoch, fit, initial_state
-from training.options import ALLOWED_WITH_RESUME, Args, head_args
+from training.options import ALLOWED_WITH_RESUME, head_args
 from training.run import PreparedRun, describe_run, open_folder, prepare_run, timed
 from training.source import PreparedSource, prepare_source
 
@@ -136,6 +140,8 @@ def table_row(row: dict[str, Any], is_best: bool) -> str:
 
 def finish(run: PreparedRun, state: TrainState) -> None:
     """Draws the learning curves; prints the best epoch's figures and the files of the run."""
+    from figures import curves  # matplotlib takes a second
+
     best = best_epoch(state.history)
     record = json.loads((run.folder / checkpoint.RECORD).read_text(encoding="utf-8")) | {"seconds": run.seconds}
     write_json(run.folder / checkpoint.RECORD, record)
@@ -153,4 +159,4 @@ def finish(run: PreparedRun, state: TrainState) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Args, __doc__)
+    run_script(main, ARGS)

@@ -13,48 +13,16 @@ Writes activations/grid_<image>.png, compare_<A>_<B>.png, training_<run>_<image>
 those instead of .png.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
 import tyro
-from torch import Tensor
-from tqdm import tqdm
 
-from dataset import EvalTransform
-from features.decode import ImageReader
-from figures import comparison as comparison_figures
-from figures import grid as grid_figure
-from figures import layers as layer_figures
-from figures import network as network_figure
-from figures.connections import make_columns, shown_values
-from figures.page import resolution
-from hooks import activation_frequency, layer_shapes, record
-from inspection.channels import ranking_layers
-from inspection.examples import Example, Prediction
-from inspection.layer_names import KERNELS, as_maps, calls_of, existing_layers, find_layer, leaf_layers
-from inspection.layer_stats import relative_distance
-from model import ActionNet
-from runtime.console import run_script
-from runtime.device import pick_device, pick_workers
+from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
 from runtime.options import FigureOptions, option_name, require_range
-from training import checkpoint
-from training.loop import progress_bar, to_device, with_progress
-from training.recipe import IMAGE_SIZE
-from training.trained_run import TrainedRun, load_run
 
-GRID = (
-    "kernels:base_model.layer1.0.conv2", "base_model.layer1.0.conv2", "base_model.layer1.0.relu#2",
-    "base_model.layer1", "base_model.layer2", "base_model.layer3", "base_model",
-    "kernels:conv1", "conv1", "relu1", "kernels:conv2", "conv2", "relu2",
-)  # fmt: skip
-ROWS = 3
-COMPARED = ("base_model.layer1.0.relu#2", "base_model.layer2", "base_model.layer3", "base_model", "relu1", "relu2")
-TRAINED = ("kernels:conv1", "relu1", "kernels:conv2", "relu2")
 MODES = ("compare", "training", "dead_units", "network")
 USED_BY = {  # pages that an option is for
     "images": ("grid", "training"),
@@ -65,7 +33,6 @@ USED_BY = {  # pages that an option is for
     "run": ("grid", "compare", "dead_units", "network"),
     "data": ("grid", "training", "dead_units"),
 }
-BATCH = 16
 
 
 @dataclass
@@ -94,7 +61,64 @@ class Args(FigureOptions):
     """Processes that decode images for --dead-units. Default: none beside a CPU, up to 8 beside a GPU."""
 
 
+def check(args: Args) -> None:
+    """Raises InputError on wrong arguments."""
+    mode, *more = [name for name in MODES if getattr(args, name) not in (None, False)] or ["grid"]
+    if more:
+        raise InputError(f"{option_name(mode)} and {option_name(more[0])} draw different pages; give one of them")
+    given = [name for name in USED_BY if getattr(args, name) not in ((), None, "")]
+    for name in given:
+        if mode not in USED_BY[name]:
+            what, it = ("images have", "them") if name == "images" else (f"{option_name(name)} has", "it")
+            raise InputError(f"{what} no meaning with {option_name(mode)}; leave {it} out")
+    ways = ["images" if name == "images" else f"--{name}" for name in ("images", "index", "seed") if name in given]
+    if len(ways) > 1:
+        raise InputError(f"{ways[0]} and {ways[1]} both choose what to draw; give one of them")
+    require_range("rows", args.rows, 1, 10)
+    require_range("dead_units", args.dead_units, 1)
+    require_range("dpi", args.dpi, 30, 600)
+    require_range("seed", args.seed, 0)
+    require_range("workers", args.workers, 0)
+
+
+if __name__ == "__main__":
+    ARGS = parse_arguments(Args, __doc__, check)  # before the imports below, which take seconds
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dataset import EvalTransform
+from features.decode import ImageReader
+from hooks import activation_frequency, layer_shapes, record
+from inspection.channels import ranking_layers
+from inspection.examples import Example, Prediction
+from inspection.layer_names import KERNELS, as_maps, calls_of, existing_layers, find_layer, leaf_layers
+from inspection.layer_stats import relative_distance
+from model import ActionNet
+from runtime.device import pick_device, pick_workers
+from training import checkpoint
+from training.loop import progress_bar, to_device, with_progress
+from training.recipe import IMAGE_SIZE
+from training.trained_run import TrainedRun, load_run
+
+GRID = (
+    "kernels:base_model.layer1.0.conv2", "base_model.layer1.0.conv2", "base_model.layer1.0.relu#2",
+    "base_model.layer1", "base_model.layer2", "base_model.layer3", "base_model",
+    "kernels:conv1", "conv1", "relu1", "kernels:conv2", "conv2", "relu2",
+)  # fmt: skip
+ROWS = 3
+COMPARED = ("base_model.layer1.0.relu#2", "base_model.layer2", "base_model.layer3", "base_model", "relu1", "relu2")
+TRAINED = ("kernels:conv1", "relu1", "kernels:conv2", "relu2")
+BATCH = 16
+
+
 def main(args: Args) -> None:
+    from figures.page import resolution
+
     check(args)
     with resolution(args.dpi):
         draw(args)
@@ -123,25 +147,6 @@ def draw(args: Args) -> None:
         draw_grids(args, run)
 
 
-def check(args: Args) -> None:
-    mode, *more = [name for name in MODES if getattr(args, name) not in (None, False)] or ["grid"]
-    if more:
-        raise InputError(f"{option_name(mode)} and {option_name(more[0])} draw different pages; give one of them")
-    given = [name for name in USED_BY if getattr(args, name) not in ((), None, "")]
-    for name in given:
-        if mode not in USED_BY[name]:
-            what, it = ("images have", "them") if name == "images" else (f"{option_name(name)} has", "it")
-            raise InputError(f"{what} no meaning with {option_name(mode)}; leave {it} out")
-    ways = ["images" if name == "images" else f"--{name}" for name in ("images", "index", "seed") if name in given]
-    if len(ways) > 1:
-        raise InputError(f"{ways[0]} and {ways[1]} both choose what to draw; give one of them")
-    require_range("rows", args.rows, 1, 10)
-    require_range("dead_units", args.dead_units, 1)
-    require_range("dpi", args.dpi, 30, 600)
-    require_range("seed", args.seed, 0)
-    require_range("workers", args.workers, 0)
-
-
 def examples(args: Args, run: TrainedRun) -> list[Example]:
     """The images that the arguments ask for."""
     if args.images:
@@ -162,6 +167,9 @@ def layer_names(columns: Sequence[str]) -> list[str]:
 
 
 def draw_grids(args: Args, run: TrainedRun) -> None:
+    from figures.connections import make_columns
+    from figures.grid import grid
+
     chosen = examples(args, run)
     paths = [args.out / f"grid_{example.folder}.{args.format}" for example in chosen]
     if len(set(paths)) < len(paths):
@@ -171,11 +179,13 @@ def draw_grids(args: Args, run: TrainedRun) -> None:
     for path, example in zip(paths, tqdm(chosen, "draw", unit=" images", disable=len(chosen) < 2), strict=True):
         prediction, acts = predict(run, example, layers)
         shown = make_columns(run.model, columns, acts, args.rows or ROWS)
-        grid_figure.grid(path, prediction, run.model, shown, acts, run.detail)
+        grid(path, prediction, run.model, shown, acts, run.detail)
         tqdm.write(f"{describe(prediction)}\nwritten: {path}")
 
 
 def draw_comparison(args: Args, run: TrainedRun) -> None:
+    from figures import comparison as comparison_figures
+
     pair = [run.file_example(path) for path in args.compare]
     layers = args.columns or existing_layers(run.model, COMPARED)
     for layer in layers:
@@ -196,6 +206,9 @@ def draw_comparison(args: Args, run: TrainedRun) -> None:
 
 
 def draw_training(args: Args, run: TrainedRun) -> None:
+    from figures import comparison as comparison_figures
+    from figures.connections import make_columns, shown_values
+
     model, specs = run.model, args.columns or TRAINED
     for name in layer_names(specs):
         layer = find_layer(model, name)[0]
@@ -245,6 +258,8 @@ def describe(prediction: Prediction) -> str:
 
 def draw_dead_units(args: Args, run: TrainedRun) -> None:
     """Every ReLU, over test images drawn by the seed."""
+    from figures import layers as layer_figures
+
     names, count = list(run.split["test"]), args.dead_units
     if count > len(names):
         raise InputError(f"--dead-units {count}: the test set has {len(names)} images")
@@ -268,6 +283,8 @@ def draw_dead_units(args: Args, run: TrainedRun) -> None:
 
 
 def draw_network(path: Path, model: ActionNet, size: int, detail: str) -> None:
+    from figures import network as network_figure
+
     image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
     shapes = layer_shapes(model, image, network_figure.stage_layers(model))
     network_figure.network(path, model, size, shapes, detail)
@@ -275,4 +292,4 @@ def draw_network(path: Path, model: ActionNet, size: int, detail: str) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Args, __doc__)
+    run_script(main, ARGS)

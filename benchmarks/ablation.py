@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from runtime.console import run_script
+from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
 from runtime.files import write_json, write_text
 from runtime.options import require_range
@@ -189,4 +189,4 @@ def percent(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    run_script(main, Args, __doc__)
+    run_script(main, parse_arguments(Args, __doc__))

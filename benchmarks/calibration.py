@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from evaluation.calibration import fit_temperature
-from runtime.console import run_script
+from runtime.console import parse_arguments, run_script
 from runtime.options import require_range
 
 SIZES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000)  # validation images
@@ -100,4 +100,4 @@ def platt(logits: Tensor, targets: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    run_script(main, Args, __doc__)
+    run_script(main, parse_arguments(Args, __doc__))

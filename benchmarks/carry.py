@@ -24,7 +24,7 @@ import tyro
 
 from backbones.imagenet_weights import NPM_FILE, BackboneWeights, load_weights
 from dataset import TEST_CSV, TRAIN_CSV, find_root
-from runtime.console import run_script
+from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
 from runtime.images import load_image
 
@@ -155,4 +155,4 @@ def unpack_weights(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Args, __doc__)
+    run_script(main, parse_arguments(Args, __doc__))

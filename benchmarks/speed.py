@@ -18,7 +18,7 @@ from benchmarks import gpu, scripts
 from benchmarks.bench import Args, Bench, compare, known_parts, machine
 from benchmarks.interleave import run_interleaved
 from dataset import find_root, read_dataset
-from runtime.console import run_script
+from runtime.console import parse_arguments, run_script
 from runtime.device import pick_device
 from runtime.errors import InputError
 from runtime.options import require_range
@@ -81,4 +81,4 @@ def run_parts(bench: Bench, device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Args, __doc__)
+    run_script(main, parse_arguments(Args, __doc__))

@@ -1,13 +1,12 @@
 """Bootstrap confidence intervals of the metrics of a test."""
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from evaluation.metrics import report
+from evaluation.metrics import image_terms, report_of
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -20,28 +19,18 @@ def bootstrap_intervals(logits: Tensor, targets: Tensor, classes: Sequence[str],
     test images, not that of the training. A class counts in the resamples that contain it; its ends are None where the
     test set does not.
     """
-    from sklearn import config_context
-
-    drawn = np.random.default_rng(seed).integers(len(targets), size=(RESAMPLES, len(targets)))
-    with config_context(skip_parameter_validation=True, assume_finite=True):  # these would take most of the time
-        values = [leaves_of(report(logits[rows], targets[rows], classes)) for rows in drawn]
-    with warnings.catch_warnings(action="ignore"):  # about columns without a number
-        ends = np.nanpercentile(values, (50 * (1 - LEVEL), 50 * (1 + LEVEL)), axis=0).T
-    pairs = ([None, None] if np.isnan(pair).any() else pair.tolist() for pair in ends)
-    return with_leaves(report(logits, targets, classes), pairs)
+    images = len(targets)
+    drawn = np.random.default_rng(seed).integers(images, size=(RESAMPLES, images))
+    times = np.stack([np.bincount(rows, minlength=images) for rows in drawn])  # how often each image was drawn
+    values = report_of(times.astype(float) @ image_terms(logits, targets), classes)
+    rows = values.pop("per_class")
+    return ends(values) | {"per_class": {name: ends(row) for name, row in rows.items()}}
 
 
-def leaves_of(report: dict[str, Any]) -> list[float]:
-    """The numbers of a report in order; NaN for those of a class without images."""
-    return [
-        leaf
-        for value in report.values()
-        for leaf in (leaves_of(value) if isinstance(value, dict) else [value if report["n"] else np.nan])
-    ]
-
-
-def with_leaves(report: dict[str, Any], leaves: Iterator[Any]) -> dict[str, Any]:
-    """A dictionary with the report's keys and other leaves."""
-    return {
-        key: with_leaves(value, leaves) if isinstance(value, dict) else next(leaves) for key, value in report.items()
-    }
+def ends(values: dict[str, np.ndarray]) -> dict[str, list[float | None]]:
+    """Low and high end of each metric over those of the resamples that have images of its class, `n`."""
+    counted = values["n"] > 0
+    if not counted.any():
+        return {key: [None, None] for key in values}
+    levels = 50 * (1 - LEVEL), 50 * (1 + LEVEL)
+    return {key: np.percentile(value[counted], levels).tolist() for key, value in values.items()}

@@ -1,62 +1,82 @@
-"""Classification metrics of logits (N, K) against targets (N,)."""
+"""Classification metrics of logits (N, K) against targets (N,).
+
+All of them follow from sums over images, so that a bootstrap resamples sums instead of images (`evaluation.bootstrap`).
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
 
 TOP = 5
 
 
-def per_class_columns(logits: Tensor, targets: Tensor) -> tuple[np.ndarray, ...]:
-    """Precision, recall, F1 and number of images of each class, (K,) each (0 where undefined)."""
-    from sklearn.metrics import precision_recall_fscore_support
+def image_terms(logits: Tensor, targets: Tensor) -> np.ndarray:
+    """What each image adds to the sums that `report_of` takes: (N, 3K + 2).
 
-    predicted, labels = logits.argmax(1).numpy(), range(logits.shape[1])
-    return precision_recall_fscore_support(targets.numpy(), predicted, labels=labels, zero_division=0)
+    Returns: K columns each that are 1 for the class where it was rightly predicted, predicted, and true; whether the
+        true class is among the five most probable; the cross-entropy (nats).
+    """
+    classes = logits.shape[1]
+    predicted, true = one_hot(logits.argmax(1), classes), one_hot(targets, classes)
+    best = logits.topk(min(TOP, classes), dim=1).indices  # (N, ≤5)
+    top = (best == targets[:, None]).any(1, keepdim=True)
+    losses = cross_entropy(logits.double(), targets, reduction="none")[:, None]
+    return np.concatenate([part.double().numpy() for part in (predicted * true, predicted, true, top, losses)], axis=1)
 
 
-def averages(columns: tuple[np.ndarray, ...], weights: np.ndarray) -> dict[str, float]:
-    """Precision, recall and F1 averaged over classes with `weights` (K,)."""
-    return {
-        name: float(np.average(column, weights=weights))
-        for name, column in zip(("precision", "recall", "f1"), columns[:3], strict=True)
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole; 0 where both are."""
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def report_of(sums: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """The metrics of `report` from sums of `image_terms` (…, 3K + 2), each of shape (…)."""
+    right, predicted, true = np.split(sums[..., :-2], 3, axis=-1)  # (…, K) each
+    count = true.sum(-1)
+    columns = {
+        "precision": ratio(right, predicted),
+        "recall": ratio(right, true),
+        "f1": ratio(2 * right, predicted + true),
+        "n": true,
     }
-
-
-def summarise(logits: Tensor, targets: Tensor) -> dict[str, float]:
-    """Mean cross-entropy (nats), accuracy, and precision, recall and F1 weighted by class size (0..1)."""
-    return summary(logits, targets, per_class_columns(logits, targets))
-
-
-def summary(logits: Tensor, targets: Tensor, columns: tuple[np.ndarray, ...]) -> dict[str, float]:
+    averages = list(columns)[:3]
     return {
-        "loss": torch.nn.functional.cross_entropy(logits.float(), targets).item(),
-        "accuracy": (logits.argmax(1) == targets).float().mean().item(),
-        **averages(columns, columns[3]),
-    }
-
-
-def report(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-    """`summarise`, macro averages over the classes that occur, top-5 accuracy, and a row per class."""
-    best = logits.topk(min(TOP, len(classes)), dim=1).indices  # (N, ≤5)
-    columns = per_class_columns(logits, targets)
-    return {
-        "n": len(targets),
-        **summary(logits, targets, columns),
-        **{f"macro_{key}": value for key, value in averages(columns, columns[3] > 0).items()},
-        "top5_accuracy": (best == targets[:, None]).any(1).float().mean().item(),
+        "n": count,
+        "loss": sums[..., -1] / count,
+        "accuracy": right.sum(-1) / count,
+        **{name: np.average(columns[name], axis=-1, weights=true) for name in averages},
+        **{f"macro_{name}": np.average(columns[name], axis=-1, weights=true > 0) for name in averages},
+        "top5_accuracy": sums[..., -2] / count,
         "per_class": {
-            name: {"precision": float(p), "recall": float(r), "f1": float(f), "n": int(n)}
-            for name, p, r, f, n in zip(classes, *columns, strict=True)
+            name: {key: column[..., index] for key, column in columns.items()} for index, name in enumerate(classes)
         },
     }
 
 
+def report(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """`summarise`, macro averages over the classes that occur, top-5 accuracy, and a row per class.
+
+    Precision, recall and F1 are 0 where they are undefined.
+    """
+
+    def plain(values: dict[str, Any]) -> dict[str, Any]:
+        return {key: int(value) if key == "n" else float(value) for key, value in values.items()}
+
+    values = report_of(image_terms(logits, targets).sum(0), classes)
+    rows = values.pop("per_class")
+    return plain(values) | {"per_class": {name: plain(row) for name, row in rows.items()}}
+
+
+def summarise(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """Mean cross-entropy (nats), accuracy, and precision, recall and F1 weighted by class size (0..1)."""
+    values = report(logits, targets, range(logits.shape[1]))
+    return {key: values[key] for key in ("loss", "accuracy", "precision", "recall", "f1")}
+
+
 def confusion_matrix(logits: Tensor, targets: Tensor, num_classes: int) -> np.ndarray:
     """Counts (K, K): row = true class, column = predicted class."""
-    from sklearn.metrics import confusion_matrix
-
-    return confusion_matrix(targets.numpy(), logits.argmax(1).numpy(), labels=range(num_classes))
+    cells = (targets * num_classes + logits.argmax(1)).numpy()
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)

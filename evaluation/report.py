@@ -17,7 +17,8 @@ from evaluation.calibration import (
     confused_pairs,
     suspected_label_errors,
 )
-from evaluation.metrics import TOP, confusion_matrix, report, summarise
+from evaluation.metrics import confusion_matrix, report, summarise
+from evaluation.predictions import prediction_rows
 from figures import calibration as calibration_figures
 from figures import curves
 from runtime.files import write_csv, write_json
@@ -25,24 +26,6 @@ from splits.scan import group_duplicates, scan_file
 
 PANELS, MISTAKES, PAIRS, EXAMPLES = 5, 10, 5, 3
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # of confidence, in metrics.json
-
-
-def prediction_rows(samples: Sequence[Sample], probabilities: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """For each image its name, true and predicted class, probability and the five most probable classes.
-
-    Args:
-        probabilities: (N, K), a row per sample.
-    """
-    indices = probabilities.argsort(dim=1, descending=True, stable=True)[:, :TOP]  # of equal ones, the first
-    values = probabilities.gather(1, indices)
-    rows = []
-    for sample, shares, order in zip(samples, values.tolist(), indices.tolist(), strict=True):
-        top = [(classes[index], round(value, 6)) for index, value in zip(order, shares, strict=True)]
-        rows.append({
-            "filename": sample.name, "path": sample.path, "true": sample.label,
-            "predicted": top[0][0], "probability": top[0][1], "top": top,
-        })  # fmt: skip
-    return rows
 
 
 def without_duplicates(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

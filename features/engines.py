@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,11 +26,11 @@ from runtime import distributed
 from runtime.device import DTYPES, autocast, cpu_has, pick_dtype, release_freed_memory
 from runtime.errors import InputError, first_line
 from runtime.files import write_folder
+from runtime.options import PrecisionName
 
 if TYPE_CHECKING:
     import openvino
 
-PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Engine = Callable[[Tensor], Tensor]  # images (B, 3, S, S) uint8 to feature maps (B, C, h, w), channels last
 OPENVINO_MIN_IMAGES = 200  # fewer do not repay its start
 INT8_MIN_IMAGES = 2000  # fewer do not repay calibration

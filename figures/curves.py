@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from figures.example import OTHER, RIGHT, WRONG
-from figures.page import DPI, Page, bars
+from figures.page import DPI, Page
 from runtime.files import write_atomically
 from runtime.images import load_image
 from runtime.text import shorten
@@ -19,8 +20,12 @@ BALANCED = 1.1  # largest by smallest number of images of a class, up to which c
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG atomically; needs no display."""
-    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=120, bbox_inches="tight"))
+    """Writes a PNG atomically, cut to what is drawn; needs no display."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")  # with one, and with the box "tight", savefig would draw once more to measure
+    style = {"dpi": DPI, "bbox_inches": figure.get_tightbbox(renderer).padded(0.1), "pil_kwargs": {"compress_level": 1}}
+    write_atomically(path, lambda partial: figure.savefig(partial, format="png", **style))
 
 
 def learning_curves(history: Sequence[dict[str, Any]], best: int, title: str, path: Path) -> None:
@@ -70,7 +75,9 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path
             if value and len(classes) <= 60:
                 light = value > values.max() / 2
                 shown = format(value, form).removeprefix("0")
-                axes.text(column, row, shown, ha="center", va="center", color="white" if light else "0.2", **small)
+                colour = "white" if light else "0.2"
+                words = axes.text(column, row, shown, ha="center", va="center", color=colour, **small)
+                words.set_in_layout(False)  # lies inside the axes, and measuring all of them takes long
         axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", rotation_mode="anchor", **style)
         axes.set_yticks(range(len(classes)), classes, **style)
         axes.set(xlabel="predicted", ylabel="true", title=name)
@@ -109,6 +116,6 @@ def predictions(rows: Sequence[dict[str, Any]], title: str, detail: str, path: P
             page.image(x, y + 0.4, image[1], image[2], image[0])
             names, values = zip(*row["top"], strict=True)
             colours = [RIGHT if name == true else WRONG if name == row["predicted"] else OTHER for name in names]
-            bars(page.plot(x, y + 0.5 + high, width, chart), names, values, colours)
+            page.bars(x, y + 0.5 + high, width, chart, names, values, colours)
         y += high + chart + 0.85
     page.save(path)

@@ -11,8 +11,9 @@ from figures.kernels import kernels as draw_kernels
 from figures.page import resolution
 from inspection.channels import most_active, ranked_maps, ranking_layer
 from inspection.layer_names import as_maps, describe_layer, friendly, module_of
-from inspection.layer_stats import KernelView, histogram
+from inspection.layer_stats import histogram
 from runtime.errors import InputError
+from runtime.options import KernelView
 
 
 def write_plots(

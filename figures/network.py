@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.patches import FancyArrowPatch, Polygon
 from torch import nn
 
-from backbones.timm_torchvision import LibraryBackbone
 from figures.page import Page, wrap_text
 from model import ActionNet
 from runtime.files import write_json
@@ -46,7 +45,7 @@ def stages(model: ActionNet, shapes: Mapping[str, tuple[int, ...]]) -> list[dict
         elif isinstance(module, JOINED):
             add_layer(found[-1], name, module)
         else:
-            found.append({"name": name, "parts": [], "kind": kind(module), "parameters": 0, "trained": 0})
+            found.append({"name": name, "parts": [], "kind": kind(model, name), "parameters": 0, "trained": 0})
             for part in [*before, name]:
                 add_layer(found[-1], part, model.get_submodule(part))
             before = []
@@ -65,12 +64,13 @@ def add_layer(stage: dict[str, Any], name: str, module: nn.Module) -> None:
     stage["trained"] += sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
-def kind(module: nn.Module) -> str:
+def kind(model: ActionNet, name: str) -> str:
     """A layer's type in the words of the drawing."""
+    module = model.get_submodule(name)
     if isinstance(module, nn.Sequential):
         return f"{len(module)} bottlenecks"
-    if isinstance(module, LibraryBackbone):
-        return module.name.partition(".")[0]
+    if name == "base_model.network":  # of another library, drawn as one box
+        return model.backbone.partition(".")[0]
     if isinstance(module, nn.Conv2d):
         return "×".join(map(str, module.kernel_size)) + " convolution"
     return {nn.MaxPool2d: "max pooling", nn.AdaptiveAvgPool2d: "average pooling", nn.Linear: "linear"}.get(

@@ -220,6 +220,25 @@ class Page:
             if 0.12 * width < zero - x < 0.88 * width:
                 self.text(zero, y + height + 0.05, "0", 6.5, ha="center", color="0.3")
 
+    def bars(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        names: Sequence[str],
+        values: Sequence[float],
+        colours: Sequence[Any],
+    ) -> None:
+        """Horizontal bars of probabilities (0..1) with their names inside; many times faster than axes of its own."""
+        step = height / len(names)
+        for place, (name, value, colour) in enumerate(zip(names, values, colours, strict=True)):
+            top, middle = y + (place + 0.08) * step, y + (place + 0.5) * step
+            self.box(x, top, width, 0.84 * step, fill=True, facecolor="0.95", edgecolor="none")
+            self.box(x, top, width * value, 0.84 * step, fill=True, facecolor=colour, edgecolor="none", alpha=0.55)
+            self.text(x + 0.02 * width, middle, shorten(name), 8, va="center")
+            self.text(x + 0.98 * width, middle, f"{value:.3f}", 8, va="center", ha="right")
+
     def plot(self, x: float, y: float, width: float, height: float) -> Axes:
         """Axes of a plot inside the given box; their labels need room outside it."""
         return self.figure.add_axes(

@@ -1,12 +1,13 @@
 """Statistics of activations and weights, as the figures show them."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-KernelView = Literal["strongest", "norm", "mean", "first"]
+from runtime.options import KernelView
+
 BINS = 60
 
 

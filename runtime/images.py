@@ -1,6 +1,7 @@
 """Finds image files and decodes them to upright 8-bit RGB."""
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -14,9 +15,20 @@ FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended sequential, progressive: marke
 
 def image_files(folder: Path) -> list[Path]:
     """Image files in `folder` and below, sorted, without hidden files and folders."""
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    shown = (file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-    return sorted(file for file in shown if file.is_file())
+    return [folder / name for name in image_names(folder)]
+
+
+def image_names(folder: Path) -> list[str]:
+    """As `image_files`, relative to `folder`, with "/"."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = () if Path(place) == folder else Path(place).relative_to(folder).parts
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in IMAGE_SUFFIXES and not name.startswith(".") and os.path.isfile(f"{place}/{name}"):
+                found.append((*inside, name))
+    return ["/".join(parts) for parts in sorted(found)]
 
 
 def decode_pixels(data: bytes, min_side: int = 0) -> np.ndarray:

@@ -1,10 +1,13 @@
-"""Options that several scripts share, and checks of their values."""
+"""Options that several scripts share, their choices, and checks of their values."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from runtime.errors import InputError
+
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+KernelView = Literal["strongest", "norm", "mean", "first"]
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataset import NAME_FILE, TEST_CSV, TRAIN_CSV
-from runtime.console import run_script
+from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
 from runtime.files import write_csv, write_folder, write_json
 from runtime.options import require_range
@@ -70,4 +70,4 @@ def ensure_sample(folder: Path, seed: int = 0, per_class: int = PER_CLASS) -> No
 
 
 if __name__ == "__main__":
-    run_script(main, Args, __doc__)
+    run_script(main, parse_arguments(Args, __doc__))

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from dataset import Sample
@@ -123,6 +121,9 @@ def group_duplicates(scans: Sequence[Scan], max_distance: int = MAX_DISTANCE) ->
 
     Returns: (N,) group numbers; two images share one if a chain of duplicates connects them.
     """
+    from scipy.sparse import coo_array  # takes half a second
+    from scipy.sparse.csgraph import connected_components
+
     if not scans:
         return np.empty(0, dtype=int)
     digest_of = np.unique([scan.sha256 for scan in scans], return_inverse=True)[1]

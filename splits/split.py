@@ -10,7 +10,6 @@ from dataset import ActionData, Sample, class_counts
 from runtime.errors import InputError
 
 TEST_SHARE = 0.15  # of the labelled images, where the dataset has no labelled test set
-VAL_SHARE = 0.20  # default share of the remaining images
 
 
 @dataclass
@@ -27,7 +26,7 @@ class Split:
         return {part: [sample.name for sample in samples] for part, samples in vars(self).items()}
 
 
-def split_data(data: ActionData, groups: Sequence[int], seed: int, val_share: float = VAL_SHARE) -> Split:
+def split_data(data: ActionData, groups: Sequence[int], seed: int, val_share: float = 0.2) -> Split:
     """Splits a dataset. The test part is its labelled test set, or a held-out share where it has none.
 
     Args:

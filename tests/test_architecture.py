@@ -1,6 +1,8 @@
 """The rules of the house: imports go down, scripts import no scripts, heavy libraries stay in one room, sizes."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,9 +31,12 @@ HEAVY = {  # rooms that may import a library that takes long to import, or that 
     "nncf": {"features"},
     "openvino": {"features", "benchmarks"},
     "pandas": {"runtime", "benchmarks"},
-    "sklearn": {"evaluation"},
+    "scipy": {"evaluation", "splits"},
+    "sklearn": set(),  # the tests'
     "timm": {"backbones", "benchmarks"},
+    "torchvision": {"backbones", "benchmarks"},
 }
+NOT_AT_START = {*HEAVY, "torch._dynamo"}
 SOURCES = sorted(
     path.relative_to(REPOSITORY)
     for path in [*REPOSITORY.glob("*.py"), *REPOSITORY.glob("*/*.py")]
@@ -66,6 +71,31 @@ def test_imports_go_down_and_no_script_is_imported(path: Path) -> None:
             assert name not in SCRIPTS, f"{path}:{line}: imports the script {name}"
             assert LEVEL[name] < LEVEL[room], f"{path}:{line}: imports {name}, which is not below {room}"
         assert room in HEAVY.get(name, {room}), f"{path}:{line}: {name} belongs to {HEAVY[name]}"
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_scripts_import_heavy_libraries_only_where_they_use_them(script: str) -> None:
+    found = run_python(f"import sys, {script}; print(*sys.modules)")
+    assert "torch" in found
+    assert not NOT_AT_START & found
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+@pytest.mark.parametrize("words", [["--help"], ["--no-such-option"]])
+def test_help_and_wrong_options_need_no_torch(script: str, words: list[str]) -> None:
+    code = f"import atexit, runpy, sys; atexit.register(lambda: print('\\n', *sys.modules)); sys.argv[1:] = {words}; "
+    found = run_python(
+        f"{code}runpy.run_path({script + '.py'!r}, run_name='__main__')", 0 if words == ["--help"] else 2
+    )
+    assert "tyro" in found
+    assert not {"torch", "numpy"} & found
+
+
+def run_python(code: str, exit_code: int = 0) -> set[str]:
+    """The words of the last line that a fresh process prints."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == exit_code, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
 
 
 def test_an_upward_import_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

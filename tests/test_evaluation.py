@@ -9,8 +9,10 @@ import pytest
 import torch
 from conftest import blobs
 from pages import check_page, not_blank
+from sklearn import metrics as sklearn_metrics
 from torch.nn.functional import cross_entropy
 
+from evaluation import bootstrap
 from evaluation.bootstrap import bootstrap_intervals
 from evaluation.calibration import (
     accuracy_by_coverage,
@@ -53,6 +55,57 @@ def test_report_has_macro_averages_and_rows_per_class() -> None:
 def test_top5_of_many_classes() -> None:
     logits = torch.arange(20.0).repeat(4, 1)  # the best five are 15 … 19
     assert report(logits, torch.tensor([15, 19, 14, 0]), [str(n) for n in range(20)])["top5_accuracy"] == 0.5
+
+
+def random_predictions(images: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits that are often right, and targets that lack the last class."""
+    rng = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(images, classes, generator=rng)
+    return logits, logits[:, :-1].softmax(1).multinomial(1, generator=rng)[:, 0]
+
+
+def by_scikit_learn(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float | list[float]]:
+    """The numbers of a report as scikit-learn computes them, lists by class."""
+    predicted, labels = logits.argmax(1), range(logits.shape[1])
+    rows = sklearn_metrics.precision_recall_fscore_support(targets, predicted, labels=labels, zero_division=0)
+    values = {"accuracy": sklearn_metrics.accuracy_score(targets, predicted)}
+    values["loss"] = sklearn_metrics.log_loss(targets, logits.double().softmax(1), labels=labels)
+    values["top5_accuracy"] = sklearn_metrics.top_k_accuracy_score(targets, logits, k=5, labels=labels)
+    present = targets.unique().tolist()
+    for average, prefix, chosen in (("weighted", "", labels), ("macro", "macro_", present)):
+        options = {"average": average, "labels": chosen, "zero_division": 0}
+        found = sklearn_metrics.precision_recall_fscore_support(targets, predicted, **options)
+        values |= {f"{prefix}{key}": value for key, value in zip(("precision", "recall", "f1"), found, strict=False)}
+    return values | dict(zip(("class precision", "class recall", "class f1", "class n"), rows, strict=True))
+
+
+def test_report_equals_scikit_learns_numbers() -> None:
+    logits, targets = random_predictions(60, 9)
+    expected, values = by_scikit_learn(logits, targets), report(logits, targets, list("abcdefghi"))
+    for key, value in expected.items():
+        found = values[key] if key in values else [row[key.split()[1]] for row in values["per_class"].values()]
+        assert found == pytest.approx(value, abs=1e-9), key
+    assert summarise(logits, targets).items() <= values.items()
+    counts = sklearn_metrics.confusion_matrix(targets, logits.argmax(1), labels=range(9))
+    assert confusion_matrix(logits, targets, 9).tolist() == counts.tolist()
+
+
+def test_bootstrap_intervals_equal_those_of_scikit_learns_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 40)
+    logits, targets = random_predictions(30, 9)
+    drawn = np.random.default_rng(0).integers(30, size=(40, 30))
+    resamples = [by_scikit_learn(logits[rows], targets[rows]) for rows in drawn]
+    found = bootstrap_intervals(logits, targets, list("abcdefghi"))
+    for key in resamples[0]:
+        values = np.array([resample[key] for resample in resamples], float)  # (40,) or (40, 9)
+        if key in found:
+            assert found[key] == pytest.approx(np.percentile(values, (2.5, 97.5)), abs=1e-9), key
+            continue
+        values[np.array([resample["class n"] for resample in resamples]) == 0] = np.nan
+        for name, column in zip("abcdefgh", values.T, strict=False):
+            ends = found["per_class"][name][key.split()[1]]
+            assert ends == pytest.approx(np.nanpercentile(column, (2.5, 97.5)), abs=1e-9), (name, key)
+    assert set(map(tuple, found["per_class"]["i"].values())) == {(None, None)}
 
 
 def test_confusion_rows_are_true_classes() -> None:

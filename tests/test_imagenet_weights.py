@@ -15,11 +15,12 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import REPOSITORY
+from torchvision.models import ResNet50_Weights
 
 from backbones import imagenet_weights, keras_resnet
 from backbones.imagenet_weights import BackboneWeights
+from backbones.resnet import ResNet50
 from dataset import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, normalise
-from model import resnet50_with_stride_on
 from runtime.errors import InputError
 from runtime.images import load_image
 
@@ -27,7 +28,7 @@ from runtime.images import load_image
 def random_keras(seed: int = 0) -> dict[str, np.ndarray]:
     """Random Keras arrays of the real shapes for every layer."""
     rng = np.random.default_rng(seed)
-    shapes = {name: tuple(value.shape) for name, value in resnet50_with_stride_on("conv1").state_dict().items()}
+    shapes = {name: tuple(value.shape) for name, value in ResNet50("conv1").state_dict().items()}
     arrays = {"fc1000/kernel": rng.normal(size=(2048, 1000)), "fc1000/bias": rng.normal(size=1000)}
     for keras_conv, (keras_bn, conv, _) in keras_resnet.layer_names().items():
         out, into, height, width = shapes[f"{conv}.weight"]
@@ -45,9 +46,16 @@ def test_importing_the_module_imports_no_torchvision() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 
 
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_file_names_and_titles_of_torchvisions_weights_are_its_own(kind: str) -> None:
+    member = ResNet50_Weights[imagenet_weights.TORCHVISION[kind]]
+    assert imagenet_weights.torchvision_url(kind) == member.url
+    assert member.url.endswith(f"/{imagenet_weights.TORCHVISION_FILES[kind]}")
+
+
 def test_conversion_covers_every_tensor() -> None:
     state = keras_resnet.convert(random_keras(), 1e-3)
-    net = resnet50_with_stride_on("conv1")
+    net = ResNet50("conv1")
     missing, unexpected = net.load_state_dict(state, strict=False)
     assert not unexpected
     assert all(name.endswith("num_batches_tracked") for name in missing)
@@ -55,7 +63,7 @@ def test_conversion_covers_every_tensor() -> None:
 
 def test_first_layer_folds_colour_scale_bias_and_epsilon() -> None:
     arrays = random_keras(1)
-    net = resnet50_with_stride_on("conv1").eval()
+    net = ResNet50("conv1").eval()
     net.load_state_dict(keras_resnet.convert(arrays, 1e-3), strict=False)
     rgb = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -96,7 +104,7 @@ def test_photographs_get_their_imagenet_class(imagenet: BackboneWeights) -> None
         "sklearn/datasets/images/china.jpg": {698},  # palace
     }
     packages = Path(pytest.importorskip("skimage").__file__).parent.parent
-    net = resnet50_with_stride_on(imagenet.stride_on).eval()
+    net = ResNet50(imagenet.stride_on).eval()
     net.load_state_dict(imagenet.state, strict=False)
     images = torch.stack([normalise(EvalTransform(224)(load_image(packages / name))) for name in right])
     with torch.inference_mode():

@@ -47,7 +47,7 @@ def preprocessing(image_size: int) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide results."""
-    names = ("torch", "torchvision", "numpy", "pillow", "scikit-learn")
+    names = ("torch", "torchvision", "numpy", "pillow")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 

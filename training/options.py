@@ -1,4 +1,4 @@
-"""Arguments of `train.py` and the checks that need nothing but them."""
+"""Arguments of `train.py` and the checks that need nothing but them; imports no torch, so that --help is quick."""
 
 import re
 from dataclasses import dataclass, fields, replace
@@ -7,18 +7,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from backbones.imagenet_weights import RESNET
-from features.engines import PrecisionName
-from model import STRIDE
+from backbones.names import RESNET, STRIDE
 from runtime.errors import InputError
-from runtime.options import RunOptions, require_range
-from splits.split import VAL_SHARE
+from runtime.options import PrecisionName, RunOptions, require_range
 from training.recipe import (
     FINETUNE_IMAGE_SIZE,
     FINETUNE_VAL_SHARE,
     IMAGE_SIZE,
     MANY_IMAGES,
     PLAIN_IMAGE_SIZE,
+    VAL_SHARE,
     Recipe,
     RecipeOptions,
     default_epochs,

@@ -16,11 +16,12 @@ from evaluation.calibration import fit_temperature
 from evaluation.metrics import summarise
 from features.cache import FULL_VIEW
 from features.decode import ImageReader
-from features.engines import Engine, Int8Model, PrecisionName, choose_precision, engine_factory, find_int8, split_on_oom
+from features.engines import Engine, Int8Model, choose_precision, engine_factory, find_int8, split_on_oom
 from features.spec import FeatureSpec, dataset_digest, transform_text
 from runtime import distributed
 from runtime.device import pick_workers
 from runtime.files import write_json
+from runtime.options import PrecisionName
 from training.loop import predict, progress_bar, with_progress
 from training.trained_run import TrainedRun
 

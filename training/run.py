@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from backbones.imagenet_weights import RESNET, BackboneWeights, WeightsUnavailable, load_weights, random_weights
-from backbones.timm_torchvision import load_library_weights
+from backbones.imagenet_weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
+from backbones.names import RESNET
 from dataset import ActionData, find_root, read_dataset
 from features.cache import fits_gpu
 from features.engines import Precision, choose_precision
@@ -86,9 +86,7 @@ def prepare_run(args: Args, device: torch.device, started: str) -> PreparedRun:
 
 def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun:
     args.check()
-    interrupted: dict[str, Any] = {}
-    if args.resume:
-        args, interrupted = find_interrupted(args)
+    args, interrupted = find_interrupted(args) if args.resume else (args, {})
     seconds: dict[str, float] = {}
     args = args.resolve()
     folder, size = run_folder(args, started), args.image_size
@@ -148,6 +146,8 @@ def find_data(args: Args, seconds: dict[str, float]) -> ActionData:
 
 def find_weights(args: Args, size: int, is_sample: bool) -> BackboneWeights:
     if args.backbone != RESNET:
+        from backbones.timm_torchvision import load_library_weights  # takes seconds to import
+
         return load_library_weights(args.backbone, args.weights, size)
     try:
         return load_weights(args.weights)
@@ -185,9 +185,8 @@ def open_folder(run: PreparedRun) -> None:
     if stored["split"] != run.digests:
         raise InputError(f"{path}: the dataset has changed since the run began; start a new run")
     if stored["weights_sha256"] != run.weights.sha256:
-        raise InputError(
-            f"{run.folder}: was trained on other weights than {run.weights.name}; give those with --weights"
-        )
+        given = run.weights.name
+        raise InputError(f"{run.folder}: was trained on other weights than {given}; give those with --weights")
 
 
 def describe_run(run: PreparedRun, arithmetic: str, projection: str) -> dict[str, Any]:

@@ -1,0 +1,27 @@
+"""Predictions of images as rows of a table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from dataset import Sample
+from evaluation.metrics import TOP
+
+
+def prediction_rows(samples: Sequence[Sample], probabilities: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """For each image its name, true and predicted class, probability and the five most probable classes.
+
+    Args:
+        probabilities: (N, K), a row per sample.
+    """
+    indices = probabilities.argsort(dim=1, descending=True, stable=True)[:, :TOP]  # of equal ones, the first
+    values = probabilities.gather(1, indices)
+    rows = []
+    for sample, shares, order in zip(samples, values.tolist(), indices.tolist(), strict=True):
+        top = [(classes[index], round(value, 6)) for index, value in zip(order, shares, strict=True)]
+        rows.append({
+            "filename": sample.name, "path": sample.path, "true": sample.label,
+            "predicted": top[0][0], "probability": top[0][1], "top": top,
+        })  # fmt: skip
+    return rows
