@@ -136,7 +136,18 @@ def measure_backbone(bench: Bench, device: torch.device, batch: int = BATCH) -> 
         "timm, settings of its benchmark.py": timm_settings,
         "matrix product of as many operations": products,
     }
-    save(bench, "backbone", candidates, device, image_size=IMAGE_SIZE)
+    save(bench, "backbone", candidates, device, image_size=IMAGE_SIZE, cosine_to_cpu=agreement(bench, network, device))
+
+
+def agreement(bench: Bench, network: nn.Module, device: torch.device) -> dict[str, float]:
+    """Cosine similarities of 32 images' feature maps to those of a CPU in float32: the smallest and the mean."""
+    cpu, samples, found = torch.device("cpu"), bench.work.samples[:32], []
+    for place, dtype in ((cpu, torch.float32), (device, pick_dtype(device))):
+        (crops,) = ImageReader(place, 0).batches(samples, EvalTransform(IMAGE_SIZE), [range(len(samples))])
+        features = TorchEngine(network.to(place), place, dtype)(crops)
+        found.append(features.flatten(1).float().cpu())
+    similarity = nn.functional.cosine_similarity(*found)
+    return {"smallest": round(similarity.min().item(), 5), "mean": round(similarity.mean().item(), 5)}
 
 
 def measure_head(bench: Bench, device: torch.device) -> None:

@@ -4,7 +4,7 @@
 #   benchmarks/gpu_check.sh DATA OUT [cuda]      DATA: the HAR photographs; OUT: folder of check.log and check.json
 #
 # On a machine without a network, what it needs can be carried there: see benchmarks/carry.py. With "cpu" it runs every
-# step on a CPU to its end, for which DATA should be small.
+# step on a CPU to its end, for which DATA should be small. STEPS chooses some of them; see below for other variables.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 data=$1 out=$2 device=${3:-cuda}
@@ -13,7 +13,7 @@ trap 'rm -rf "$scratch"' EXIT
 mkdir -p "$out"
 exec > >(tee "$out/check.log") 2>&1
 places=(--cache "$scratch/cache" --results "$scratch/results" --device "$device")
-[ "$device" = cpu ] && rounds=1 || rounds=3
+[ "$device" = cpu ] && rounds=1 || rounds=2
 
 step() { # seconds allowed, name, command: its time goes into the log, its failure does not stop the others
   local begin=$(date +%s.%N)
@@ -23,14 +23,18 @@ step() { # seconds allowed, name, command: its time goes into the log, its failu
     "$2" "${PIPESTATUS[0]}" "$begin" "$(date +%s.%N)"
 }
 
-step 90 tests python3 -m pytest -q -p no:cacheprovider -k cuda tests/test_cuda.py tests/test_decode.py tests/test_layers.py
-step 60 train python3 train.py --data "$data" --run default "${places[@]}"
-step 60 predict python3 predict5.py --run default "${places[@]}"
-step 60 predict-tta python3 predict5.py --run default --tta "${places[@]}"
-step 240 finetune python3 train.py --data "$data" --run finetune --recipe finetune ${FINETUNE_OPTIONS:-} "${places[@]}"
-step 60 finetune-predict python3 predict5.py --run finetune --tta "${places[@]}"
-step 240 benchmark python3 -m benchmarks.speed --data "$data" --device "$device" --rounds "$rounds" \
-  ${BENCHMARK_OPTIONS:-} --out "$out/benchmark_gpu.json"
+wants() { [[ " ${STEPS:-train predict predict-tta finetune finetune-predict benchmark tests} " == *" $1 "* ]]; }
+
+wants train && step 60 train python3 train.py --data "$data" --run default "${places[@]}"
+wants predict && step 60 predict python3 predict5.py --run default "${places[@]}"
+wants predict-tta && step 60 predict-tta python3 predict5.py --run default --tta "${places[@]}"
+wants finetune && step 200 finetune \
+  python3 train.py --data "$data" --run finetune --recipe finetune ${FINETUNE_OPTIONS:-} "${places[@]}"
+wants finetune-predict && step 60 finetune-predict python3 predict5.py --run finetune --tta "${places[@]}"
+wants benchmark && step "${BENCHMARK_SECONDS:-150}" benchmark python3 -m benchmarks.speed --data "$data" \
+  --device "$device" --rounds "$rounds" ${BENCHMARK_OPTIONS:-} --out "$out/benchmark_gpu.json"
+wants tests && step 90 tests \
+  python3 -m pytest -q -p no:cacheprovider -k cuda tests/test_cuda.py tests/test_decode.py tests/test_layers.py
 
 python3 - "$scratch/results" "$out" <<'PYTHON'
 import json

@@ -31,7 +31,7 @@ HEAVY = {  # rooms that may import a library that takes long to import, or that 
     "nncf": {"features"},
     "openvino": {"features", "benchmarks"},
     "pandas": {"runtime", "benchmarks"},
-    "scipy": {"evaluation", "splits"},
+    "scipy": {"benchmarks", "evaluation", "splits"},
     "sklearn": set(),  # the tests'
     "timm": {"backbones", "benchmarks"},
     "torchvision": {"backbones", "benchmarks"},

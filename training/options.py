@@ -50,7 +50,7 @@ class Args(RecipeOptions, RunOptions):
     backbone: str = RESNET
     """Another frozen backbone: a name of timm (vit_base_patch16_clip_224.openai, …), or torchvision/NAME."""
     epochs: int | None = None
-    """Default 8; 20 for fewer than 2,000 training images and with --recipe plain; 30 with --recipe finetune."""
+    """Default 8; 20 for fewer than 2,000 training images and with --recipe plain; 25 with --recipe finetune."""
     seed: int = 0
     """Seed of the split, the head's initialisation, shuffling and augmentation."""
     val_share: float | None = None

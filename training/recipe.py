@@ -12,7 +12,7 @@ from runtime.options import option_name
 IMAGE_SIZE = 320  # pixels
 PLAIN_IMAGE_SIZE = 224  # pixels; what most ImageNet networks were trained on
 FINETUNE_IMAGE_SIZE = 256  # pixels
-EPOCHS, FEW_EPOCHS, FINETUNE_EPOCHS = 20, 8, 30
+EPOCHS, FEW_EPOCHS, FINETUNE_EPOCHS = 20, 8, 25
 VAL_SHARE = 0.2  # of the images outside the test set
 FINETUNE_VAL_SHARE = 0.06  # the last epoch is as good as any, so that few images suffice to see how it goes
 MANY_IMAGES = 2000  # training images from which FEW_EPOCHS make enough steps, and a PCA projection pays
