@@ -224,3 +224,18 @@ def test_models_of_a_dataset_are_found_by_its_content_alone(tmp_path: Path) -> N
     assert int8[0] == int8[1] != int8[2]
     assert projections[0] == projections[1] != projections[2]
     assert specs[0].projection_file(tmp_path, 64) != projections[0]
+
+
+def test_features_in_memory_are_those_on_disk_and_leave_nothing_there(
+    kaggle: Path, tmp_path: Path, backbone: nn.Module
+) -> None:
+    samples = read_dataset(kaggle).train
+    digests = digests_of(samples, tmp_path)
+    stored, held = store_in(tmp_path / "disk"), store_in(tmp_path / "memory")
+    for store, in_memory in ((stored, False), (held, True)):
+        assert store.build(engine_of(backbone), samples, digests, ImageReader(CPU, 0), "build", in_memory) == 20
+    order = [digests[row] for row in (7, 0, 7, 19)]
+    assert torch.equal(held.read(order), stored.read(order))
+    positions = torch.tensor([[0, 1], [3, 2], [1, 1], [2, 0]])
+    assert torch.equal(held.read(order, positions), stored.read(order, positions))
+    assert not (tmp_path / "memory").exists()
