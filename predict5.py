@@ -169,13 +169,14 @@ def have_duplicates_in_training(predictor: Predictor, samples: Sequence[Sample])
 
 def print_metrics(values: dict[str, Any]) -> None:
     print(f"\ntest set: {values['n']} images; in brackets, 95 % bootstrap intervals over test images")
+    calibration = values["calibration"]
     for key in ("accuracy", "top5_accuracy", "loss", "precision", "recall", "f1"):
         low, high = values["intervals"][key]
-        macro = f"   macro {values[f'macro_{key}']:.4f}" if f"macro_{key}" in values else ""
-        name = "calibrated loss" if key == "loss" else key
-        print(f"  {name:15s} {values[key]:.4f} ({low:.4f} to {high:.4f}){macro}")
-    calibration = values["calibration"]
-    print(f"  raw loss        {calibration['loss_uncalibrated']:.4f}")
+        more = f"   macro {values[f'macro_{key}']:.4f}" if f"macro_{key}" in values else ""
+        name = key
+        if key == "loss":
+            name, more = "calibrated loss", f"   raw {calibration['loss_uncalibrated']:.4f}"
+        print(f"  {name:15s} {values[key]:.4f} ({low:.4f} to {high:.4f}){more}")
     print(
         f"  ECE             {calibration['ece']:.4f} after temperature scaling (T = "
         f"{calibration['temperature']:.2f}), {calibration['ece_uncalibrated']:.4f} before"

@@ -1,1 +1,1 @@
-"""Measures speed beside other libraries, and the effect of each ingredient of the training recipe."""
+"""Measures speed beside other libraries, the effect of each ingredient of the recipe, and the temperature fit."""

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def test_metrics_follow_from_the_table_of_predictions(trained: Path) -> None:
         with Image.open(folder / name) as image:
             assert np.asarray(image.convert("L")).std() > 10, name
     assert (trained / "predict5.py.out").read_text(encoding="utf-8").splitlines()[-1].startswith("built-in sample")
+
+
+def test_printed_losses_say_whether_they_are_calibrated(trained: Path) -> None:
+    folder = trained / "results" / "a"
+    output = (trained / "predict5.py.out").read_text(encoding="utf-8")
+    found = re.search(r"calibrated loss (\S+) .* raw (\S+)\n", output)
+    values = json.loads((folder / "test" / "metrics.json").read_text())
+    assert float(found[1]) == pytest.approx(values["loss"], abs=1e-4)
+    assert float(found[2]) == pytest.approx(values["calibration"]["loss_uncalibrated"], abs=1e-4)
+    assert found[1] != found[2]
+    best = json.loads((folder / "best.json").read_text())
+    trained_output = (trained / "train.py.out").read_text(encoding="utf-8")
+    assert f"val   raw loss {best['val']['loss']:.4f}" in trained_output
+    assert f"val   calibrated loss {best['calibrated']:.4f}" in trained_output
 
 
 def test_tta_is_the_mean_probability_over_views(

@@ -131,6 +131,27 @@ def test_patience_stops_training_after_the_low_resolution_epochs() -> None:
     assert len(run(Recipe(batch_size=16, lr=0.1, patience=0), epochs=12, flipped=True)[0]) == 12
 
 
+@pytest.mark.parametrize(
+    ("images", "given", "patience"), [(1999, None, 0), (2000, None, 3), (1999, 5, 5), (2000, 0, 0)]
+)
+def test_few_images_train_all_epochs(images: int, given: int | None, patience: int) -> None:
+    assert Args(patience=given).resolve_recipe(images)[0].patience == patience
+
+
+def test_epoch_table_shows_the_deciding_loss_within_100_characters() -> None:
+    values = {"loss": 1.5, "accuracy": 0.5, "precision": 0.4, "recall": 0.5, "f1": 0.3}
+    row = {"epoch": 20, "lr": 1e-3, "train": values, "val": values, "calibrated": 1.25, "seconds": 321.0}
+    lines = [*train.TABLE_HEAD.splitlines(), train.table_row(row, is_best=True)]
+    assert max(map(len, lines)) <= 100
+    head, shown = lines[-3], lines[-1]
+    end = head.index("calibr.") + len("calibr.")
+    assert shown[:end].endswith(" 1.5000  1.2500")
+    assert [at for at, letter in enumerate(head) if letter == "|"] == [
+        at for at, letter in enumerate(shown) if letter == "|"
+    ]
+    assert shown.endswith("*")
+
+
 def test_infinite_loss_is_an_error() -> None:
     model = Toy()
     source = ToySource(model)
