@@ -49,7 +49,7 @@ def tiles(path: Path, heading: str, conv: nn.Conv2d, view: KernelView, channels:
     values = kernel_tiles(conv, view).contiguous().numpy()
     write_array(path.with_suffix(".npy"), values)
     shown = values[list(channels)]
-    scale = Scale.of_kernels(shown)
+    scale = Scale.of_kernels(shown, signed=view != "norm")
     columns, size = (COLUMNS * 2, TILE / 2 - 0.04) if len(shown) > 32 else (COLUMNS, TILE)
     height = Page.tiles_height(len(shown), columns, size)
     page = Page(PAGE, height + 1.6)

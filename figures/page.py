@@ -61,9 +61,9 @@ class Scale:
         return cls("RdBu_r", -end, end, top) if signed else cls("magma", 0.0, end, top)
 
     @classmethod
-    def of_kernels(cls, tiles: np.ndarray) -> "Scale":
+    def of_kernels(cls, tiles: np.ndarray, signed: bool = True) -> "Scale":
         """As `of`, for all tiles of kernels (n, kh, kw) together; for those on RGB (n, kh, kw, 3), 0 is mid-grey."""
-        scale = cls.of(tiles)
+        scale = cls.of(tiles, signed)
         return replace(scale, colours="gray", low=-scale.high) if tiles.ndim == 4 else scale
 
     def share(self, values: np.ndarray) -> np.ndarray:

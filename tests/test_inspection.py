@@ -88,7 +88,8 @@ def test_kernels_of_a_page_share_one_scale() -> None:
     assert (scale.low, scale.high, scale.zero) == (-2, 2, "white")
     assert scale.share(tiles[0]).flatten() == pytest.approx([0.75, 0.7675, 0.75, 0.75])
     assert scale.colour(tiles[1])[0, 1] == pytest.approx([0.97, 0.97, 0.97], abs=0.01)
-    norms = Scale.of_kernels(np.abs(tiles))
+    assert Scale.of_kernels(np.abs(tiles)).zero == "white"  # also where no weight shown is negative
+    norms = Scale.of_kernels(np.abs(tiles), signed=False)
     assert (norms.low, norms.high, norms.zero) == (0, 2, "black")
     rgb = Scale.of_kernels(np.abs(np.stack([tiles] * 3, axis=-1)))
     assert (rgb.low, rgb.high, rgb.zero) == (-2, 2, "grey")

@@ -134,7 +134,7 @@ def test_state_dict_of_another_network_is_refused(untrained: BackboneWeights, tm
         load_library_weights("resnet18", str(path), 64)
     with pytest.raises(InputError, match=r"net.pth: cls_token is missing"):
         load_library_weights("vit_tiny_patch16_224", str(path), 64)
-    with pytest.raises(InputError, match=r"--unfreeze layer4: names a stage of ResNet-50"):
+    with pytest.raises(InputError, match=r"--unfreeze layer4: is for ResNet-50"):
         train.main(train.Args(backbone="resnet18", unfreeze="layer4"))
 
 

@@ -99,6 +99,7 @@ def test_second_run_reuses_cached_features(
         train.main(small(run="b"))
     with pytest.raises(InputError, match=r"own --epochs; leave it out"):
         train.main(train.Args(run="b", resume=True, epochs=7))
+    shutil.rmtree("results/b")  # other tests take the newest run of this folder
 
 
 def test_int8_model_is_calibrated_once_and_reused_by_predict5(

@@ -80,7 +80,8 @@ class Args(RecipeOptions, RunOptions):
         if self.epochs is not None and self.epochs <= 0:
             raise InputError(f"--epochs {self.epochs}: must be above 0")
         if self.backbone != RESNET and self.first_trained != "none":
-            raise InputError(f"--backbone {self.backbone}: only ResNet-50 is fine-tuned; train the head alone")
+            what = "--recipe finetune" if self.unfreeze == "none" else f"--unfreeze {self.unfreeze}"
+            raise InputError(f"{what}: is for ResNet-50; leave it out, or --backbone")
         cached = self.recipe == "default" and self.views != 0
         if self.precision == "int8" and not cached:
             raise InputError("--precision int8 needs cached features: give --views 1 or more, or another precision")
