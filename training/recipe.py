@@ -126,19 +126,19 @@ def make_recipe(
     Raises: InputError, in terms of the options, on a contradiction or a number out of range.
     """
     base, plain = RECIPES[name], name == "plain"
-    given = {field: getattr(options, field) for field in OPTION_FIELDS if getattr(options, field) is not None}
-    for field, value in given.items():
-        if plain and value != getattr(base, field):
-            option = option_name(field)
-            raise InputError(f"--recipe plain fixes {option} at {getattr(base, field)}; leave {option} out")
+    given = {key: getattr(options, key) for key in OPTION_FIELDS if getattr(options, key) is not None}
+    for key, value in given.items():
+        if plain and value != getattr(base, key):
+            option = option_name(key)
+            raise InputError(f"--recipe plain fixes {option} at {getattr(base, key)}; leave {option} out")
     if unfreeze == "none" and given.get("layer_decay", base.layer_decay) != base.layer_decay:
         raise InputError("--layer-decay is for fine-tuned stages: leave it out, or give --unfreeze layer4")
     base = base if projection else replace(base, channels=0)
     recipe = replace(base if low_res else replace(base, low_res=0.0), **given)
     if recipe.views == 0 or unfreeze != "none":
-        for field in ("low_res", "channels"):
-            if given.get(field):
-                option = option_name(field)
+        for key in ("low_res", "channels"):
+            if given.get(key):
+                option = option_name(key)
                 raise InputError(
                     f"{option} needs cached features (--views 1 or more) and a frozen backbone: leave it out"
                 )
