@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_predictions_of_gpu_and_cpu_agree(trained: Path) -> None:
         predict5.main(predict5.Args(run="a", device=device, precision="auto" if device == "cuda" else "fp32"))
         with Path("results/a/test/test_predictions.csv").open(newline="") as file:
             found.append([float(row["probability"]) for row in csv.DictReader(file)])
-    assert found[0] == pytest.approx(found[1], abs=0.02)
+    assert found[0] == pytest.approx(found[1], abs=0.05)
 
 
 def test_fine_tuning_trains_on_the_gpu_in_fp16_too(
@@ -61,7 +62,10 @@ def test_full_gpu_memory_is_one_line(sample: Path, tmp_path: Path) -> None:
         "import runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     )
     command = [sys.executable, "-c", code, str(REPOSITORY / "train.py"), "--data", str(sample), "--weights", "random"]
-    done = subprocess.run([*command, "--device", "cuda"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [*command, "--device", "cuda"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: GPU memory is full")
     assert "Traceback" not in done.stderr

