@@ -284,7 +284,7 @@ class HarDataset(Dataset):
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
         try:
             image = load_image(self.samples[item].path, self.transform.min_side)
-        except OSError as error:
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
             raise InputError(f"{self.samples[item].path}: cannot be read ({error})") from error
         with torch.random.fork_rng(devices=[], enabled=self.seeds is not None):
             if self.seeds is not None:

@@ -34,7 +34,7 @@ from runtime.files import write_json, write_text
 from training import checkpoint
 from training.loop import TrainState, best_epoch, fit, initial_state
 from training.options import ALLOWED_WITH_RESUME, head_args
-from training.run import PreparedRun, describe_run, open_folder, prepare_run, timed
+from training.run import PreparedRun, describe_run, open_folder, prepare_run, run_folder, timed
 from training.source import PreparedSource, prepare_source
 
 
@@ -42,8 +42,9 @@ def main(args: Args) -> None:
     device = pick_device(args.device)
     with distributed.process_group(device):
         started = distributed.broadcast_object(f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
-        if args.recipe == "finetune" and not args.head:
+        if args.recipe == "finetune" and not (args.head or args.resume):
             args = replace(args, run=args.run or started)
+            run_folder(args, started)  # ends here where the run exists, not after hours
             args = replace(args, head=train_head(args, device))
         train(prepare_run(args, device, started))
 

@@ -58,7 +58,7 @@ class Args(FigureOptions):
     out: Path = Path("activations")
     """Folder of the pages."""
     workers: int | None = None
-    """Processes that decode images for --dead-units. Default: none beside a CPU, up to 8 beside a GPU."""
+    """Processes that decode images for --dead-units. Default: none beside a CPU, all cores beside a GPU."""
 
 
 def check(args: Args) -> None:

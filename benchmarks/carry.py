@@ -148,9 +148,12 @@ def unpack_weights(file: Path) -> None:
     }
     with safetensors.safe_open(file, "pt") as opened:
         metadata = opened.metadata()
+    metadata["name"] += ", rounded to float16"
     metadata["sha256"] = BackboneWeights(metadata["name"], state, metadata["stride_on"]).sha256
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / NPM_FILE).exists():
+        raise InputError(f"{folder / NPM_FILE}: exists; unpack with another TORCH_HOME, or delete it")
     safetensors.torch.save_file(state, folder / NPM_FILE, metadata)
 
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Checks and measures everything that needs a GPU, in at most eight minutes and without a network.
+# Checks and measures everything that needs a GPU, in some eight minutes and without a network.
 #
 #   benchmarks/gpu_check.sh DATA OUT [cuda]      DATA: the HAR photographs; OUT: folder of check.log and check.json
 #
 # On a machine without a network, what it needs can be carried there: see benchmarks/carry.py. With "cpu" it runs every
 # step on a CPU to its end, for which DATA should be small. STEPS chooses some of them; see below for other variables.
 set -uo pipefail
+data=$(realpath "$1") out=$(realpath -m "$2") device=${3:-cuda}
 cd "$(dirname "$0")/.."
-data=$1 out=$2 device=${3:-cuda}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 mkdir -p "$out"
@@ -25,15 +25,15 @@ step() { # seconds allowed, name, command: its time goes into the log, its failu
 
 wants() { [[ " ${STEPS:-train predict predict-tta finetune finetune-predict benchmark tests} " == *" $1 "* ]]; }
 
-wants train && step 60 train python3 train.py --data "$data" --run default "${places[@]}"
-wants predict && step 60 predict python3 predict5.py --run default "${places[@]}"
-wants predict-tta && step 60 predict-tta python3 predict5.py --run default --tta "${places[@]}"
-wants finetune && step 200 finetune \
+wants train && step 50 train python3 train.py --data "$data" --run default "${places[@]}"
+wants predict && step 40 predict python3 predict5.py --run default "${places[@]}"
+wants predict-tta && step 40 predict-tta python3 predict5.py --run default --tta "${places[@]}"
+wants finetune && step 160 finetune \
   python3 train.py --data "$data" --run finetune --recipe finetune ${FINETUNE_OPTIONS:-} "${places[@]}"
-wants finetune-predict && step 60 finetune-predict python3 predict5.py --run finetune --tta "${places[@]}"
-wants benchmark && step "${BENCHMARK_SECONDS:-150}" benchmark python3 -m benchmarks.speed --data "$data" \
+wants finetune-predict && step 40 finetune-predict python3 predict5.py --run finetune --tta "${places[@]}"
+wants benchmark && step "${BENCHMARK_SECONDS:-110}" benchmark python3 -m benchmarks.speed --data "$data" \
   --device "$device" --rounds "$rounds" ${BENCHMARK_OPTIONS:-} --out "$out/benchmark_gpu.json"
-wants tests && step 90 tests \
+wants tests && step 60 tests \
   python3 -m pytest -q -p no:cacheprovider -k cuda tests/test_cuda.py tests/test_decode.py tests/test_layers.py
 
 python3 - "$scratch/results" "$out" <<'PYTHON'

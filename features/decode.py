@@ -2,7 +2,7 @@
 
 A GPU decodes plain JPEGs (nvJPEG), threads decode everything else; pixels stay in the GPU's memory while it holds them,
 so that every further view or epoch only crops. Crops are resized by Pillow's filter: a GPU gives the pixels of a CPU up
-to nvJPEG's rounding.
+to rounding, and to nvJPEG's colours, which it repeats instead of interpolating.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ from runtime.errors import InputError
 from runtime.images import JPEG_START, decode_pixels, plain_jpeg_size
 
 PADDED_PIXELS = 2**25  # of a batch of images of different sizes
+NO_DECODER = ("not compiled with", "Failed to initialize", "Failed to create")  # in torchcodec's messages
 AHEAD = 2  # batches that are decoded while another is used
 Rows = Sequence[Sequence[int]]
 
@@ -102,14 +103,16 @@ class DecodedImages:
 
     def decode_on_gpu(self, contents: list[bytes]) -> list[Tensor]:
         """Pixels (h, w, 3) uint8 of JPEGs; none where nvJPEG is missing or refuses one of them."""
-        from torchcodec.decoders import decode_jpeg
-
         if not (contents and self.has_decoder):
             return []
+        from torchcodec.decoders import decode_jpeg
+
         try:
             return [pixels.permute(1, 2, 0) for pixels in decode_jpeg(contents, mode="RGB", device=self.device)]
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            self.has_decoder = "nvjpegDecode" in str(error)  # refused an image; else it cannot be used at all
+            self.has_decoder = not any(words in str(error) for words in NO_DECODER)  # else it refused an image
             return []
 
 
@@ -123,7 +126,7 @@ def read_bytes(path: Path) -> bytes:
 def decode_named(path: Path, content: bytes, min_side: int) -> Tensor:
     try:
         return torch.tensor(decode_pixels(content, min_side))
-    except OSError as error:
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
         raise InputError(f"{path}: cannot be read ({error})") from error
 
 

@@ -243,7 +243,9 @@ def engine_factory(
         int8: the model for that precision, calibrated on `samples()` at `size` pixels unless it exists.
     """
     if precision != "int8":
-        return lambda count, size: make_engine(network, device, precision, size, count), precision
+        # Other numbers than those of a CPU, or of an older version on a GPU.
+        on_gpu = ", nvJPEG, fused" if device.type == "cuda" else ""
+        return lambda count, size: make_engine(network, device, precision, size, count), f"{precision}{on_gpu}"
     with distributed.main_process_first():
         if not int8.exists():
             int8.calibrate(network, samples(), size)

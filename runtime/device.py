@@ -86,7 +86,8 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def pick_workers(device: torch.device, workers: int | None) -> int:
-    """Number of workers that decode: as given, else none on a CPU (the network needs its cores), else all cores."""
+    """Number of workers that decode: as given, else none on a CPU (the network needs its cores), on CUDA all cores."""
     if workers is not None:
         return workers
-    return 0 if device.type == "cpu" else os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    return {"cpu": 0, "cuda": cores}.get(device.type, min(8, cores))  # processes but for CUDA's threads

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # from where on Pillow refuses an image, before it decodes it
 JPEG_START = b"\xff\xd8"
 FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended sequential, progressive: markers of the image's size
 
@@ -66,8 +67,11 @@ def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
         kind, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
         content = data[position + 4 : position + 2 + length]
         if kind in FRAMES:
+            if len(content) < 6:
+                return None
             bits, height, width, components = struct.unpack_from(">BHHB", content)
-            return (width, height) if bits == 8 and components in (1, 3) and width and height else None
+            is_plain = bits == 8 and components in (1, 3) and 0 < width * height <= MAX_PIXELS
+            return (width, height) if is_plain else None
         if content.startswith((b"Exif", b"Adobe")) or kind == 0xDA:  # Adobe's may hold RGB; image data without a frame
             return None
         position += 2 + length

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -96,7 +97,13 @@ def worker_pool(images: int) -> Executor:
     """
     if sys.platform != "linux" or images < 4 * CHUNK:
         return ThreadPoolExecutor(os.cpu_count())
-    return ProcessPoolExecutor(os.cpu_count(), get_context("fork"))
+    return ProcessPoolExecutor(os.cpu_count(), get_context("fork"), initializer=end_quietly)
+
+
+def end_quietly() -> None:
+    """Makes a worker leave Ctrl-C and SIGTERM to its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def check_images(samples: Sequence[Sample], cache_file: Path, skip_bad: bool) -> dict[str, Scan]:

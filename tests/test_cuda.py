@@ -58,7 +58,8 @@ def test_fine_tuning_trains_on_the_gpu_in_fp16_too(
 def test_full_gpu_memory_is_one_line(sample: Path, tmp_path: Path) -> None:
     code = (
         "import sys, torch; sys.argv = ['train.py', *sys.argv[1:]]\n"
-        "torch.cuda.set_per_process_memory_fraction(0.004)\n"
+        "total = torch.cuda.mem_get_info()[1]\n"
+        "torch.cuda.set_per_process_memory_fraction(150 * 2**20 / total)\n"
         "import runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     )
     command = [sys.executable, "-c", code, str(REPOSITORY / "train.py"), "--data", str(sample), "--weights", "random"]
@@ -100,7 +101,16 @@ def test_two_gpus_train_what_one_does(trained: Path, sample: Path) -> None:
         "--device",
         "cuda",
     )
-    launch = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, REPOSITORY / "train.py")
+    launch = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        2,
+        "--",
+        REPOSITORY / "train.py",
+    )
     subprocess.run([str(part) for part in (*launch, *options)], cwd=trained, check=True, timeout=280)
     one, two = (read_jsonl(trained / f"results/{run}/metrics.jsonl") for run in ("a", "two"))
     assert len(two) == len(one) == 2

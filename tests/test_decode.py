@@ -145,3 +145,17 @@ def test_cuda_gives_the_crops_of_the_cpu(samples: list[Sample]) -> None:
     difference = (found.cpu().int() - decoded(samples, TrainTransform(64)).int()).abs().float()
     assert found.is_cuda
     assert difference.mean() < 5  # nvJPEG rounds, and repeats colours instead of interpolating them
+
+
+def test_images_too_large_to_decode_are_left_to_pillow_which_refuses_them(tmp_path: Path) -> None:
+    """A header that claims 400 megapixels takes no memory."""
+    blobs(0).save(tmp_path / "a.jpg")
+    data = bytearray((tmp_path / "a.jpg").read_bytes())
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = (20_000).to_bytes(2, "big") * 2
+    assert plain_jpeg_size(bytes(data)) is None
+    with pytest.raises(Image.DecompressionBombError):
+        decode_pixels(bytes(data))
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.jpg: cannot be read"):
+        list(ImageReader(CPU, 0).batches([Sample("a", tmp_path / "a.jpg", None)], EvalTransform(64), [[0]]))

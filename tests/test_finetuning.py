@@ -13,6 +13,7 @@ import train
 from backbones.imagenet_weights import BackboneWeights
 from dataset import EvalTransform, HarDataset, normalise, read_dataset
 from model import ActionNet
+from runtime.errors import InputError
 from training import checkpoint
 
 
@@ -83,3 +84,19 @@ def test_finetune_recipe_trains_a_head_first_and_continues_where_that_stopped(
     changed = {key for key, value in after.items() if not torch.equal(before[key], value)}
     assert {"base_model.layer1.0.conv1.weight", "base_model.layer4.2.conv3.weight", "conv1.weight"} <= changed
     assert not any(key.startswith("base_model.conv1") or ("base_model" in key and ".bn" in key) for key in changed)
+
+
+def test_finetuning_takes_the_split_of_its_head_and_refuses_what_it_ignores(
+    kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train.main(small(data=kaggle, epochs=1, run="frozen"))
+    train.main(small(data=kaggle, epochs=1, run="f", recipe="finetune", head="frozen"))
+    one, other = (json.loads(Path(f"results/{run}/split.json").read_text()) for run in ("frozen", "f"))
+    assert one == other
+    assert not Path("results/f_head").exists()
+    with pytest.raises(InputError, match=r"results/f exists; give another name, or --resume"):
+        train.main(small(data=kaggle, run="f", recipe="finetune"))  # before a head is trained
+    assert not Path("results/f_head").exists()
+    with pytest.raises(InputError, match=r"--recipe finetune takes fresh crops: leave --views out"):
+        train.main(small(data=kaggle, run="g", recipe="finetune", views=1))

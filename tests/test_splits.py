@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import imagehash
 import numpy as np
 import pytest
 from conftest import blobs
@@ -11,7 +12,7 @@ from PIL import Image
 
 from dataset import ActionData, Sample, read_dataset
 from runtime.errors import InputError
-from splits.scan import check_images, group_duplicates, scan_files
+from splits.scan import check_images, difference_hash, group_duplicates, scan_files
 from splits.split import describe, split_data
 
 
@@ -143,3 +144,9 @@ def test_image_of_one_pixel_can_be_scanned(tmp_path: Path) -> None:
     (scan,) = scan_files([tmp_path / "dot.png"], tmp_path / "scans.json")
     assert scan.error is None
     assert (scan.width, scan.height) == (1, 1)
+
+
+def test_difference_hash_is_that_of_the_library_imagehash() -> None:
+    for seed in range(20):
+        image = blobs(seed, (20 + 7 * seed, 90 - 3 * seed))
+        assert difference_hash(np.asarray(image)) == int(str(imagehash.dhash(image)), 16)

@@ -126,6 +126,7 @@ def test_run_stopped_before_its_first_epoch_can_start_again(work: Path) -> None:
     assert len(snapshots_of("stopped")) == 1
     with pytest.raises(InputError, match=r"stopped: has no snapshots; train with: python train.py --snapshots"):
         grids.main(grids.Args(training=Path("results/stopped")))
+    shutil.rmtree("results/stopped")  # other tests take the newest run of this folder
 
 
 def test_dead_channels_on_test_images(work: Path) -> None:

@@ -8,6 +8,7 @@ results/<run>/metrics.jsonl one line per epoch
 results/<run>/snapshots/    the head after each epoch, float16 (train.py --snapshots)
 """
 
+import json
 import pickle
 import platform
 import subprocess
@@ -91,6 +92,11 @@ def load_model(run: Path, device: torch.device) -> tuple[ActionNet, dict[str, An
     model.temperature = record.get("temperature", 1.0)
     model = accelerate(model).to(device, memory_format=torch.channels_last).eval()
     return model, record, content["split"]
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """The content of a run's `best.json`."""
+    return upgrade(json.loads((run / RECORD).read_text(encoding="utf-8")))
 
 
 def upgrade(record: dict[str, Any]) -> dict[str, Any]:

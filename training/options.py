@@ -64,7 +64,7 @@ class Args(RecipeOptions, RunOptions):
     head: str = ""
     """Start from the trained head of this run (same images, same seed) instead of a random one."""
     snapshots: bool = False
-    """Keep the head after every epoch (21 MB each), for `visualize_activations.py --training`."""
+    """Keep what is trained after every epoch (the head: 21 MB), for `visualize_activations.py --training`."""
     ignore_duplicates: Annotated[bool, tyro.conf.arg(aliases=["--ignore-copies"])] = False
     """Split as if no image had duplicates; predict5.py then reports the effect of the leakage."""
     skip_bad: bool = False
@@ -82,9 +82,11 @@ class Args(RecipeOptions, RunOptions):
         if self.backbone != RESNET and self.first_trained != "none":
             what = "--recipe finetune" if self.unfreeze == "none" else f"--unfreeze {self.unfreeze}"
             raise InputError(f"{what}: is for ResNet-50; leave it out, or --backbone")
+        if self.recipe == "finetune" and self.views:
+            raise InputError("--recipe finetune takes fresh crops: leave --views out, or --recipe")
         cached = self.recipe == "default" and self.views != 0
         if self.precision == "int8" and not cached:
-            raise InputError("--precision int8 needs cached features: give --views 1 or more, or another precision")
+            raise InputError("--precision int8 needs cached features: give --recipe default, --views 1 or more")
         if self.val_share is not None and not 0 < self.val_share < 1:
             raise InputError(f"--val-share {self.val_share}: must be between 0 and 1")
         require_range("seed", self.seed, 0)

@@ -76,8 +76,9 @@ class Predictor:
     ) -> tuple[Tensor, Tensor]:
         device, model, classes = self.run.device, self.run.model, self.run.classes
         targets = torch.tensor([classes.index(sample.label) if sample.label in classes else -1 for sample in samples])
-        rows = [batch.tolist() for batch in torch.arange(len(samples)).split(self.batch_size)]
-        batches = zip(self.reader.batches(samples, view, rows), targets.split(self.batch_size), strict=True)
+        starts = range(0, len(samples), self.batch_size)
+        rows = [range(start, min(start + self.batch_size, len(samples))) for start in starts]
+        batches = zip(self.reader.batches(samples, view, rows), (targets[list(row)] for row in rows), strict=True)
         dtype = choose_precision(device, self.precision).head
 
         def forward(images: Tensor) -> Tensor:

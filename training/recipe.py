@@ -36,7 +36,8 @@ class Recipe:
     )
     channels: int = number(
         512,
-        "Channels of cached feature maps after PCA projection. 0: all, as for fewer than 2,000 training images.",
+        "Channels of cached feature maps after PCA projection. 0: all, as for fewer than 2,000 training images and on "
+        "a GPU that holds them.",
     )
     batch_size: int = number(128, "Images per step.")
     optimizer: str = "adamw"  # or "adam"
@@ -57,7 +58,8 @@ class Recipe:
     mixup: float = number(0.0, "Alpha of mixup on the head's input (with --views 0: on images). 0: off.")
     low_res: float = number(
         0.5,
-        "Fraction of the epochs, the first ones, that train on feature maps downsampled to half their side.",
+        "Fraction of the epochs, the first ones, that train on feature maps downsampled to half their side; on a GPU "
+        "that holds all features 0.",
         high=1,
         aliases=("--coarse",),
     )

@@ -1,6 +1,5 @@
 """Prepares a training run: data, weights, split, recipe and precision."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from backbones.names import RESNET
 from dataset import ActionData, find_root, read_dataset
 from features.cache import fits_gpu
 from features.engines import Precision, choose_precision
-from model import FEATURE_CHANNELS, STRIDE
+from model import FEATURE_CHANNELS, STAGE_INPUTS, STRIDE
 from runtime import distributed
 from runtime.errors import InputError
 from runtime.files import write_json
@@ -25,7 +24,7 @@ from splits.scan import check_images, group_duplicates
 from splits.split import Split, describe, split_data
 from training import checkpoint
 from training.options import Args, resumed_args
-from training.recipe import Recipe
+from training.recipe import FINE_TUNING_VIEWS, Recipe
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class PreparedRun:
         args: as given, or with --resume the interrupted run's own.
         interrupted: with --resume, the record of the interrupted run (keys of `best.json`); else empty.
         digests: by part of the split, file names and the SHA-256 of the files.
+        in_memory: whether a GPU's memory holds all feature maps.
         seconds: by phase; grows while the run goes on.
     """
 
@@ -51,6 +51,7 @@ class PreparedRun:
     weights: BackboneWeights
     device: torch.device
     precision: Precision
+    in_memory: bool
     seconds: dict[str, float]
 
     @property
@@ -88,6 +89,9 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
     args.check()
     args, interrupted = find_interrupted(args) if args.resume else (args, {})
     seconds: dict[str, float] = {}
+    if args.head and args.val_share is None:  # the same split as that run's
+        run = checkpoint.find_run(args.results, args.head, option="--head")
+        args = replace(args, val_share=checkpoint.read_record(run)["arguments"]["val_share"])
     args = args.resolve()
     folder, size = run_folder(args, started), args.image_size
     data = find_data(args, seconds)
@@ -101,7 +105,8 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
         if not args.ignore_duplicates:
             groups = group_duplicates([scans[sample.name] for sample in data.labelled])
         split = split_data(data, groups, args.seed, args.val_share)
-    recipe, epochs = args.resolve_recipe(len(split.train), holds_features(device, len(split.train), size))
+    in_memory = holds_features(device, args, len(split.train), len(split.val))
+    recipe, epochs = args.resolve_recipe(len(split.train), in_memory)
     int8_possible = recipe.views > 0 and args.backbone == RESNET  # others are unmeasured
     images = recipe.views * len(split.train) + len(split.val) if int8_possible else 0
     precision = choose_precision(device, args.precision, images)
@@ -110,24 +115,26 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
     processes = f" x {distributed.world_size()}" if distributed.world_size() > 1 else ""
     print(f"weights: {weights.name}, {precision.backbone}; {device.type}{processes}; run: {folder}")
     return PreparedRun(
-        args, interrupted, recipe, epochs, size, folder, data, split, digests, weights, device, precision, seconds
-    )
+        args, interrupted, recipe, epochs, size, folder, data, split, digests, weights, device, precision, in_memory,
+        seconds,
+    )  # fmt: skip
 
 
-def holds_features(device: torch.device, images: int, size: int) -> bool:
-    """Whether the device is a GPU whose memory holds feature maps of so many images with all channels."""
-    row = 2 * FEATURE_CHANNELS * (size // STRIDE) ** 2  # bytes, of bfloat16
-    return distributed.world_size() == 1 and fits_gpu(images * row, device)
+def holds_features(device: torch.device, args: Args, train: int, val: int) -> bool:
+    """Whether the device is the only GPU, and its memory holds all channels of the run's feature maps."""
+    views = args.views or (FINE_TUNING_VIEWS if args.unfreeze != "none" else 1)
+    channels, stride = STAGE_INPUTS.get(args.unfreeze, (FEATURE_CHANNELS, STRIDE))
+    row = 2 * channels * (args.image_size // stride) ** 2  # bytes, of bfloat16
+    return distributed.world_size() == 1 and fits_gpu((views * train + val) * row, device)
 
 
 def find_interrupted(args: Args) -> tuple[Args, dict[str, Any]]:
     """The arguments and the record of the run that --resume continues."""
     run = checkpoint.find_run(args.results, args.run, checkpoint.LAST)
     stored = checkpoint.read_checkpoint(run / checkpoint.LAST, torch.device("cpu"))["arguments"]
-    record = json.loads((run / checkpoint.RECORD).read_text(encoding="utf-8"))
     args = resumed_args(args, run.name, stored)
     args.check()
-    return args, checkpoint.upgrade(record)
+    return args, checkpoint.read_record(run)
 
 
 def find_data(args: Args, seconds: dict[str, float]) -> ActionData:

@@ -100,15 +100,15 @@ def build_stores(
         digests = [*run.digests["train"].values(), *(run.digests["val"].values() if view == 0 else ())]
         parts.append((run.split.train + (run.split.val if view == 0 else []), digests))
     need = sum(store.row_bytes * len(digests) for store, (_, digests) in zip(stores, parts, strict=True))
-    in_memory = fits_gpu(need, run.device)
-    alone = distributed.world_size() == 1  # else the processes share what each of them computes through the disk
-    if not (in_memory and alone):
+    fits = fits_gpu(need, run.device)
+    in_memory = run.in_memory and fits
+    if not in_memory:
         check_disk_space(stores, [digests for _, digests in parts])
     for view, (store, (samples, digests)) in enumerate(zip(stores, parts, strict=True), 1):
         label = f"feature maps, view {view} of {len(stores)}"
-        store.build(make_engine, samples, digests, reader, label, in_memory and alone)
+        store.build(make_engine, samples, digests, reader, label, in_memory)
         release_freed_memory()
-    if in_memory and not alone:
+    if fits and not in_memory:
         for store, (_, digests) in zip(stores, parts, strict=True):
             store.pin(digests, run.device)
     return stores
