@@ -4,7 +4,7 @@
 #   benchmarks/gpu_check.sh DATA OUT [cuda]      DATA: the HAR photographs; OUT: folder of check.log and check.json
 #
 # On a machine without a network, what it needs can be carried there: see benchmarks/carry.py. With "cpu" it runs every
-# step on a CPU to its end, for which DATA should be small. STEPS chooses some of them; see below for other variables.
+# step on a CPU to its end, for which DATA should be small. The variable STEPS chooses some of them.
 set -uo pipefail
 data=$(realpath "$1") out=$(realpath -m "$2") device=${3:-cuda}
 cd "$(dirname "$0")/.."
