@@ -94,7 +94,8 @@ def network(path: Path, model: ActionNet, size: int, shapes: Mapping[str, tuple[
     total = sum(row["parameters"] for row in rows)
     trained = sum(row["trained"] for row in rows)
     words = f"{total / 1e6:.2f} M parameters: {(total - trained) / 1e6:.2f} M frozen, {trained / 1e6:.2f} M trained"
-    page.title(f"{type(model).__name__}: {words}", detail)
+    scale = "height and width of a box: logarithms of the maps' side and channels"
+    page.title(f"{type(model).__name__}: {words}", f"{detail} · {scale}")
     for x, colour, meaning in ((0.25, FROZEN, "frozen"), (1.25, TRAINED, "trained"), (2.25, BARE, "no parameters")):
         page.box(x, 0.85, 0.16, 0.16, fill=True, facecolor=colour, edgecolor="0.4")
         page.text(x + 0.24, 0.86, meaning, 8.5)
