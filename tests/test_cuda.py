@@ -63,7 +63,7 @@ def test_full_gpu_memory_is_one_line(sample: Path, tmp_path: Path) -> None:
         "import runpy; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     )
     command = [sys.executable, "-c", code, str(REPOSITORY / "train.py"), "--data", str(sample), "--weights", "random"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
         [*command, "--device", "cuda"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
     )
