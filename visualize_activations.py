@@ -1,6 +1,6 @@
 """Draws the layer-by-layer grid of a network: kernels, activations, class probabilities.
 
-    python visualize_activations.py                          a random test image of the newest run
+    python visualize_activations.py                          a random test image
     python visualize_activations.py IMAGE …                  any images; --index 3 17: those test images
     python visualize_activations.py --columns kernels:conv1 conv1 relu1
     python visualize_activations.py --compare A.jpg B.jpg    the same channels for two images
@@ -151,7 +151,7 @@ def examples(args: Args, run: TrainedRun) -> list[Example]:
     """The images that the arguments ask for."""
     if args.images:
         return [run.file_example(path) for path in args.images]
-    return run.test_examples(list(args.index) or [run.random_index(args.seed)])
+    return run.test_examples(args.index) if args.index else [run.random_example(args.seed)]
 
 
 def predict(run: TrainedRun, example: Example, layers: Sequence[str]) -> tuple[Prediction, dict[str, Tensor]]:

@@ -28,6 +28,7 @@ class Example:
         image: the full image, upright, RGB.
         input: (3, S, S), cropped and normalised.
         true: its class, None where unknown.
+        caution: kind of a network that cannot judge it, as "a network trained on drawings"; else "".
     """
 
     name: str
@@ -36,6 +37,7 @@ class Example:
     image: Image.Image
     input: Tensor
     true: str | None
+    caution: str = ""
 
     @property
     def folder(self) -> str:
@@ -76,6 +78,8 @@ class Prediction:
     def summary(self) -> str:
         """True class, where known, and predicted class with its probability."""
         predicted = f"predicted {shorten(self.predicted)} ({self.probabilities.max():.0%})"
+        if self.example.caution:
+            predicted += f" by {self.example.caution}"
         return predicted if self.example.true is None else f"true {shorten(self.example.true)}, {predicted}"
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from backbones.imagenet_weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
+from backbones.imagenet_weights import BackboneWeights, load_weights
 from backbones.names import RESNET
 from dataset import ActionData, find_root, read_dataset
 from features.cache import fits_gpu
@@ -18,7 +18,6 @@ from model import FEATURE_CHANNELS, STAGE_INPUTS, STRIDE
 from runtime import distributed
 from runtime.errors import InputError
 from runtime.files import write_json
-from sample.build import NAME as SAMPLE_NAME
 from sample.build import ensure_sample
 from splits.scan import check_images, group_duplicates
 from splits.split import Split, describe, split_data
@@ -96,7 +95,7 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
     folder, size = run_folder(args, started), args.image_size
     data = find_data(args, seconds)
     with timed(seconds, "weights"):
-        weights = find_weights(args, size, is_sample=data.name == SAMPLE_NAME)
+        weights = find_weights(args, size)
     with timed(seconds, "check"):
         scans = check_images(data.labelled, args.cache / "scans.json", args.skip_bad)
         data.train = [sample for sample in data.train if sample.name in scans]
@@ -151,18 +150,12 @@ def find_data(args: Args, seconds: dict[str, float]) -> ActionData:
     return read_dataset(folder)
 
 
-def find_weights(args: Args, size: int, is_sample: bool) -> BackboneWeights:
+def find_weights(args: Args, size: int) -> BackboneWeights:
     if args.backbone != RESNET:
         from backbones.timm_torchvision import load_library_weights  # takes seconds to import
 
         return load_library_weights(args.backbone, args.weights, size)
-    try:
-        return load_weights(args.weights)
-    except WeightsUnavailable as error:
-        if args.weights != "auto" or not is_sample:
-            raise
-        print(f"note: {error}\nThe built-in sample is trained on with a random, untrained backbone.")
-        return random_weights()
+    return load_weights(args.weights)
 
 
 def run_folder(args: Args, started: str) -> Path:
