@@ -251,9 +251,8 @@ def predict_from_features(
 
 
 def describe(prediction: Prediction) -> str:
-    """An image's name, how to choose it again, and its prediction."""
-    again = "" if prediction.example.index is None else f" (--index {prediction.example.index})"
-    return f"{prediction.example.name}{again}: {prediction.summary}"
+    """An image and its prediction."""
+    return f"{prediction.example.reference}: {prediction.summary}"
 
 
 def draw_dead_units(args: Args, run: TrainedRun) -> None:

@@ -124,11 +124,9 @@ def main(args: Args) -> None:
         manifest = describe(args, run, prediction, acts, rows, partial) | {"seconds": seconds}
         write_json(partial / MANIFEST, manifest)
     images = len(list(folder.glob(f"*.{args.format}")))
-    print(f"{example.name}: {prediction.summary}")
+    print(f"{example.reference}: {prediction.summary}")
     written = f"{images} images with their numbers in {seconds:.1f} s"
     print(f"written: {folder}/: {written}; see overview.{args.format} first")
-    if example.index is not None:
-        print(f"the same image again: --index {example.index}")
 
 
 def choose(args: Args, run: TrainedRun) -> Example:

@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 
 LEVELS = (  # from the bottom up; a module imports only from levels below its own, or from its own room
     {"runtime"},
+    {"layouts"},
     {"dataset"},
     {"backbones", "layers", "sample", "splits"},
     {"model"},

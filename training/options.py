@@ -54,7 +54,8 @@ class Args(RecipeOptions, RunOptions):
     seed: int = 0
     """Seed of the split, the head's initialisation, shuffling and augmentation."""
     val_share: float | None = None
-    """Fraction of the images outside the test set that go to validation. Default 0.2; 0.06 with --recipe finetune."""
+    """Fraction of the images outside the test set that go to validation, where the dataset has no val/. Default 0.2;
+    0.06 with --recipe finetune."""
     image_size: int | None = None
     """Side of the square input in pixels, a multiple of 32. Default 320; 256 with --recipe finetune; 224 with
     --recipe plain or --backbone."""

@@ -14,6 +14,7 @@ from backbones.names import RESNET
 from dataset import ActionData, find_root, read_dataset
 from features.cache import fits_gpu
 from features.engines import Precision, choose_precision
+from layouts.parts import describe_left_out
 from model import FEATURE_CHANNELS, STAGE_INPUTS, STRIDE
 from runtime import distributed
 from runtime.errors import InputError
@@ -99,6 +100,7 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
     with timed(seconds, "check"):
         scans = check_images(data.labelled, args.cache / "scans.json", args.skip_bad)
         data.train = [sample for sample in data.train if sample.name in scans]
+        data.val = [sample for sample in data.val if sample.name in scans]
         data.test = [sample for sample in data.test if sample.name in scans or sample.label is None]
         groups = range(len(data.labelled))
         if not args.ignore_duplicates:
@@ -110,7 +112,7 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
     images = recipe.views * len(split.train) + len(split.val) if int8_possible else 0
     precision = choose_precision(device, args.precision, images)
     digests = {part: {name: scans[name].sha256 for name in names} for part, names in split.names().items()}
-    print(f"{data.name}: {len(data.classes)} classes; {describe(split)}")
+    print(f"{data.name}: {len(data.classes)} classes; {describe(split, data)}")
     processes = f" x {distributed.world_size()}" if distributed.world_size() > 1 else ""
     print(f"weights: {weights.name}, {precision.backbone}; {device.type}{processes}; run: {folder}")
     return PreparedRun(
@@ -147,7 +149,10 @@ def find_data(args: Args, seconds: dict[str, float]) -> ActionData:
         )
         with timed(seconds, "sample"):
             ensure_sample(folder)
-    return read_dataset(folder)
+    data = read_dataset(folder)
+    if left_out := describe_left_out(data.left_out):
+        print(f"note: left out of {data.root}: {left_out}")
+    return data
 
 
 def find_weights(args: Args, size: int) -> BackboneWeights:
