@@ -39,7 +39,6 @@ from torch import Tensor
 from backbones.imagenet_weights import BackboneWeights
 from backbones.packed import PRETRAINED, pack, unpack
 from evaluation.card import model_card
-from evaluation.report import EvaluationReport
 from runtime.device import pick_device
 from runtime.files import write_text
 from runtime.options import RunOptions
@@ -90,6 +89,8 @@ def predict_test(run: TrainedRun) -> tuple[Tensor, Tensor]:
 
 def measure(run: TrainedRun, logits: Tensor, targets: Tensor) -> dict[str, Any]:
     """The content of `metrics.json` for these logits."""
+    from evaluation.report import EvaluationReport  # with matplotlib, which takes a second
+
     with TemporaryDirectory() as scratch:
         report = EvaluationReport(
             Path(scratch), run.title, run.samples("test"), run.classes, logits, targets, run.model.temperature

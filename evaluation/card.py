@@ -85,7 +85,8 @@ def model_card(record: dict[str, Any], values: dict[str, Any], rounding: dict[st
         for columns in [("precision", "recall", "f1")]
         for name, row in values["per_class"].items()
     ]
-    half = next(row for row in values["coverage"] if row["threshold"] == 0.5)
+    none = {"accuracy": 0.0, "coverage": 0.0}
+    half = next((row for row in values["coverage"] if row["threshold"] == 0.5), none)
     low, high = values["intervals"]["accuracy"]
     return CARD.format(
         file=path.name, megabytes=path.stat().st_size / 1e6, classes=len(record["classes"]), size=record["image_size"],

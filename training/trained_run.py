@@ -47,6 +47,11 @@ class TrainedRun:
         return self.folder.name
 
     @property
+    def called(self) -> str:
+        """Its name in titles."""
+        return "pretrained network" if self.is_pretrained else f"run {self.name}"
+
+    @property
     def classes(self) -> list[str]:
         return self.record["classes"]
 
@@ -69,13 +74,13 @@ class TrainedRun:
     @property
     def title(self) -> str:
         """Dataset, weights and run, for figures and the console."""
-        return f"{self.record['dataset']} · {self.record['weights']} · run {self.name}"
+        return f"{self.record['dataset']} · {self.record['weights']} · {self.called}"
 
     @property
     def detail(self) -> str:
         """As `title`, with the epoch."""
         record = self.record
-        return f"{record['dataset']} · run {self.name}, epoch {record['epoch']} · {record['weights']}"
+        return f"{record['dataset']} · {self.called}, epoch {record['epoch']} · {record['weights']}"
 
     @cached_property
     def dataset(self) -> ActionData:
