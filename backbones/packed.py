@@ -41,7 +41,7 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     state = {}
     for key, value in packed.items():
         if value.dtype == torch.int8:
-            value = value.float().mul_(packed[key + SCALE][:, None, None, None])
+            value = value * packed[key + SCALE][:, None, None, None]
         if not key.endswith(SCALE):
             state[key] = value
     return state

@@ -13,6 +13,7 @@ import json
 import pickle
 import platform
 import subprocess
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbones.names import RESNET
 from backbones.packed import PRETRAINED, read_packed, write_packed
 from dataset import IMAGENET_MEAN, IMAGENET_STD
 from layers.conv3x3 import accelerate
@@ -112,8 +114,10 @@ def restore_model(
     if record["preprocessing"]["version"] != PREPROCESSING_VERSION:
         raise InputError(f"{path}: trained with the preprocessing of another version; start a new run")
     parts = {key: content[key] for key in ("stride_on", "unfreeze", "backbone") if key in content}
-    model = ActionNet(len(record["classes"]), **parts, size=record["image_size"])
-    model.load_state_dict(content["model"])
+    library = parts.get("backbone", RESNET) != RESNET  # has tensors that no state dict holds
+    with nullcontext() if library else torch.device("meta"):  # no time for weights that are replaced at once
+        model = ActionNet(len(record["classes"]), **parts, size=record["image_size"])
+    model.load_state_dict(content["model"], assign=not library)
     model.temperature = record.get("temperature", 1.0)
     model = accelerate(model).to(device, memory_format=torch.channels_last).eval()
     return model, record, content["split"]
