@@ -43,8 +43,8 @@ class Args(RunOptions):
     skip_bad: bool = False
     """Leave unreadable images out instead of stopping."""
     precision: PrecisionName = "auto"
-    """int8: of the backbone, on a CPU; auto takes it for the test set of a run that was trained with it. For images,
-    auto is fp32: then all scripts say the same probability."""
+    """int8: of the backbone, on a CPU; auto takes it where the run was trained with it. For fewer than 200 images, auto
+    is fp32: then all scripts say the same probability."""
     workers: int | None = None
     """Processes that decode images, threads beside a GPU. Default: none beside a CPU, all cores beside a GPU."""
 
@@ -86,24 +86,27 @@ from training.trained_run import load_run
 OPTIONAL = ("mistakes.png", "confused.png", "label_issues.png", "predictions.csv")  # not written by every test
 TABLE = ("filename", "label", "probability")
 SHOWN = 20  # images of predictions.png
+FEW = 200  # images, for which speed does not matter
 
 
 def main(args: Args) -> None:
     check(args)
     device = pick_device(args.device)
     with distributed.process_group(device):
-        precision = "fp32" if args.images and args.precision == "auto" else args.precision
+        samples = find_images(args.images)
+        few = 0 < len(samples) < FEW and args.precision == "auto"
+        precision = "fp32" if few else args.precision
         predictor = Predictor(load_run(args, device), args.tta, precision, args.batch_size, args.workers)
         if args.images:
-            predict_images(predictor, args)
+            predict_images(predictor, samples, args)
         else:
             evaluate(predictor, args)
 
 
-def predict_images(predictor: Predictor, args: Args) -> None:
+def predict_images(predictor: Predictor, samples: Sequence[Sample], args: Args) -> None:
     """Predicts images and folders, prints a table and writes results/<run>/images/; with --csv also that file."""
     run = predictor.run
-    samples = readable(label_by_folder(find_images(args.images), run.classes), args)
+    samples = readable(label_by_folder(samples, run.classes), args)
     digests = [hashlib.sha256(sample.path.read_bytes()).hexdigest() for sample in samples]
     run.warn(digests)
     logits, targets = predictor(samples)
@@ -127,7 +130,7 @@ def predict_images(predictor: Predictor, args: Args) -> None:
         write_csv(args.csv, table, (*TABLE, "sure"))
     written = [str(args.csv)] * bool(args.csv) + [str(path) for path in sorted(folder.iterdir())]
     print("written: " + "  ".join(written))
-    print(f"{len(rows)} images, network: {predictor.title}")
+    print(f"{len(rows)} images, backbone in {predictor.arithmetic.backbone}; {predictor.title}")
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
@@ -167,7 +170,7 @@ def measure(
     report = EvaluationReport(
         folder, predictor.title, samples, run.classes, logits, targets, predictor.temperature, False
     )
-    print_metrics(report.write({"run": run.name, "arithmetic": predictor.precision}, seed), "labelled images")
+    print_metrics(report.write({"run": run.name, "arithmetic": predictor.arithmetic.backbone}, seed), "labelled images")
 
 
 def label_by_folder(samples: Sequence[Sample], classes: Sequence[str]) -> list[Sample]:
@@ -222,7 +225,7 @@ def evaluate(predictor: Predictor, args: Args) -> None:
     about = {key: record[key] for key in ("dataset", "weights", "weights_sha256", "epoch", "seed")}
     if duplicated:
         about["copies"] = report.by_duplicates(duplicated)
-    about |= {"run": run.name, "arithmetic": predictor.precision}
+    about |= {"run": run.name, "arithmetic": predictor.arithmetic.backbone}
     values = report.write(about, args.seed)
     print_metrics(values)
     if unlabelled_logits is not None:
