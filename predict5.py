@@ -12,20 +12,17 @@ test_predictions.csv; for a Testing_set.csv without labels also predictions.csv 
 keeps its temperature in results/<run>/tta.json.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from runtime.console import parse_arguments, run_script
+from runtime.console import parse_arguments, run_script, suggest
 from runtime.errors import InputError
-from runtime.options import PrecisionName, RunOptions, require_range
+from runtime.options import PrecisionName, RunOptions, require_range, same_run
 
 
 @dataclass
 class Args(RunOptions):
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE …]")] = ()
+    images: tuple[Path, ...] = field(default=(), metadata={"positional": "IMAGE"})
     """Images or folders to predict. Default: the run's test set."""
     csv: Path | None = None
     """With images: also write the table to this file."""
@@ -67,6 +64,7 @@ from runtime import distributed
 from runtime.device import pick_device
 from runtime.files import write_csv
 from runtime.images import image_files
+from runtime.text import written
 from splits.scan import check_images, group_duplicates
 from training.predictor import Predictor
 from training.trained_run import load_run
@@ -82,8 +80,10 @@ def main(args: Args) -> None:
         predictor = Predictor(load_run(args, device), args.tta, args.precision, args.batch_size, args.workers)
         if args.images:
             predict_images(predictor, args)
+            suggest("visualize_activations.py", *same_run(args), args.images[0])
         else:
             evaluate(predictor, args)
+            suggest("visualize_single_example.py", *same_run(args))
 
 
 def predict_images(predictor: Predictor, args: Args) -> None:
@@ -154,7 +154,7 @@ def evaluate(predictor: Predictor, args: Args) -> None:
         rows = prediction_rows(unlabelled, predictor.probabilities(unlabelled_logits), run.classes)
         table = [(Path(row["filename"]).name, row["predicted"], row["probability"]) for row in rows]
         write_csv(folder / "predictions.csv", table, TABLE)
-    print("written: " + "  ".join(str(path) for path in sorted(folder.glob("[!.]*"))))
+    print(written(folder, sorted(path.name for path in folder.glob("[!.]*"))))
     print(f"{predictor.title}: test accuracy {values['accuracy']:.4f} on {values['n']} images")
 
 

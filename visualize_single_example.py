@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from runtime.console import parse_arguments, run_script
+from runtime.console import parse_arguments, run_script, suggest
 from runtime.errors import InputError
-from runtime.options import FigureOptions, KernelView, require_range
+from runtime.options import FigureOptions, KernelView, require_range, same_run
 
 
 @dataclass
@@ -129,6 +129,8 @@ def main(args: Args) -> None:
     print(f"written: {folder}/: {written}; see overview.{args.format} first")
     if example.index is not None:
         print(f"the same image again: --index {example.index}")
+    image = [args.image] if args.image else ["--index", example.index]
+    suggest("visualize_activations.py", *same_run(args), *image)
 
 
 def choose(args: Args, run: TrainedRun) -> Example:

@@ -18,6 +18,8 @@ from model import FEATURE_CHANNELS, STAGE_INPUTS, STRIDE
 from runtime import distributed
 from runtime.errors import InputError
 from runtime.files import write_json
+from runtime.status import say
+from runtime.version import commit
 from sample.build import NAME as SAMPLE_NAME
 from sample.build import ensure_sample
 from splits.scan import check_images, group_duplicates
@@ -111,9 +113,9 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
     images = recipe.views * len(split.train) + len(split.val) if int8_possible else 0
     precision = choose_precision(device, args.precision, images)
     digests = {part: {name: scans[name].sha256 for name in names} for part, names in split.names().items()}
-    print(f"{data.name}: {len(data.classes)} classes; {describe(split)}")
+    say(f"{data.name}: {len(data.classes)} classes; {describe(split)}")
     processes = f" x {distributed.world_size()}" if distributed.world_size() > 1 else ""
-    print(f"weights: {weights.name}, {precision.backbone}; {device.type}{processes}; run: {folder}")
+    say(f"weights: {weights.name}, {precision.backbone}; {device.type}{processes}; run: {folder}")
     return PreparedRun(
         args, interrupted, recipe, epochs, size, folder, data, split, digests, weights, device, precision, in_memory,
         seconds,
@@ -216,5 +218,5 @@ def describe_run(run: PreparedRun, arithmetic: str, projection: str) -> dict[str
         "projection": projection,
         "processes": distributed.world_size(),
         "versions": checkpoint.versions(),
-        "commit": checkpoint.commit(),
+        "commit": commit(),
     }
