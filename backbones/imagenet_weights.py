@@ -218,12 +218,15 @@ def fetch_url(url: str, path: Path) -> None:
 
     def write(partial: Path) -> None:
         digest = hashlib.sha256()
-        with urllib.request.urlopen(url, timeout=STALL_SECONDS) as response, partial.open("wb") as file:
-            with Progress(f"download {path.name}", int(response.headers.get("Content-Length", 0)), "B") as progress:
-                while chunk := response.read(2**20):
-                    file.write(chunk)
-                    digest.update(chunk)
-                    progress.update(len(chunk))
+        with (
+            urllib.request.urlopen(url, timeout=STALL_SECONDS) as response,
+            partial.open("wb") as file,
+            Progress(f"download {path.name}", int(response.headers.get("Content-Length", 0)), "B") as progress,
+        ):
+            while chunk := response.read(2**20):
+                file.write(chunk)
+                digest.update(chunk)
+                progress.update(len(chunk))
         if not digest.hexdigest().startswith(path.stem.rpartition("-")[2]):
             raise OSError(f"the download of {url} is damaged (its sha256 differs)")
 
