@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -93,12 +94,25 @@ def run_script(main: Callable[[Any], None], args: Any) -> None:
         main(args)
     except (Exception, KeyboardInterrupt) as error:
         if interrupt.came or isinstance(error, KeyboardInterrupt):  # libraries may have made it another exception
-            print("\nstopped", file=sys.stderr)
-            sys.exit(STOPPED)
+            end_stopped()
         report(error, args)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_stopped() -> NoReturn:
+    """Ends a stopped script, whose temporary files are gone by now, with its processes that decode."""
+    print("\nstopped", file=sys.stderr)
+    if in_notebook():
+        sys.exit(STOPPED)
+    from multiprocessing import active_children
+
+    for child in active_children():
+        child.kill()
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(STOPPED)  # else destructors of libraries print tracebacks about the ended processes
 
 
 def report(error: Exception, args: Any) -> NoReturn:

@@ -58,11 +58,12 @@ class Progress:
             self.line(f"{self.amount(self.done)} of {self.amount(self.total)} {self.noun} ({share})", f", {left} left")
 
     def close(self) -> None:
-        """Ends work that is complete."""
+        """Ends work that is complete; tells of it where it took a second."""
+        seconds = time.perf_counter() - self.begin
         if self.bar is not None:
             self.bar.close()
-        elif self.leave and not _quiet:
-            self.line(f"{self.amount(self.done)} {self.noun} in {clock(time.perf_counter() - self.begin)}")
+        elif self.leave and not _quiet and seconds >= 1:
+            self.line(f"{self.amount(self.done)} {self.noun} in {clock(seconds)}")
 
     def line(self, text: str, end: str = "") -> None:
         rate = self.done / max(time.perf_counter() - self.begin, 1e-9)
