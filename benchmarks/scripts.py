@@ -18,8 +18,9 @@ from backbones.imagenet_weights import load_weights
 from benchmarks.baselines import calibrated_int8
 from benchmarks.bench import Bench, run_timed
 from benchmarks.interleave import run_interleaved
-from dataset import NAME_FILE, TRAIN_CSV
+from dataset import NAME_FILE
 from features.spec import FeatureSpec, dataset_digest
+from layouts.parts import TRAIN_CSV
 from runtime.errors import InputError
 from runtime.files import write_csv, write_json
 from training.recipe import IMAGE_SIZE

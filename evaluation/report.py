@@ -60,7 +60,9 @@ class EvaluationReport:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        return prediction_rows(self.samples, self.probabilities, self.classes)
+        """Predictions of the test images, with `index`, by which scripts choose one (--index)."""
+        rows = prediction_rows(self.samples, self.probabilities, self.classes)
+        return [{"index": index, **row} for index, row in enumerate(rows)]
 
     @cached_property
     def mistakes(self) -> list[dict[str, Any]]:

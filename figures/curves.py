@@ -97,7 +97,7 @@ def predictions(rows: Sequence[dict[str, Any]], title: str, detail: str, path: P
     """Images above their most probable classes, five in a line.
 
     Args:
-        rows: for each image `path`, `true`, `predicted` and `top`, a list of (class, probability), highest first.
+        rows: for each test image `index`, `path`, `true`, `predicted` and `top`, (class, probability) highest first.
         given: word for the class that the dataset gives.
     """
     width, gap = 2.8, 0.2
@@ -105,17 +105,18 @@ def predictions(rows: Sequence[dict[str, Any]], title: str, detail: str, path: P
     images = [[fit_image(row["path"], width, 2.8) for row in line] for line in lines]
     tallest = [max(height for *_, height in line) for line in images]
     chart = 0.23 * len(rows[0]["top"])
-    page = Page(0.3 + 5 * (width + gap), 0.95 + sum(tallest) + len(lines) * (chart + 0.85))
+    page = Page(0.3 + 5 * (width + gap), 0.95 + sum(tallest) + len(lines) * (chart + 1.03))
     page.title(title, detail)
     y = 0.95
     for line, pixels, high in zip(lines, images, tallest, strict=True):
         for place, (row, image) in enumerate(zip(line, pixels, strict=True)):
             x, true = 0.25 + place * (width + gap), row["true"]
             words = f"{given}: {shorten(true)}\npredicted: {shorten(row['predicted'])}"
-            page.text(x, y, words, color=RIGHT if true == row["predicted"] else WRONG)
-            page.image(x, y + 0.4, image[1], image[2], image[0])
+            page.text(x, y, f"test image {row['index']}", color="0.35")
+            page.text(x, y + 0.17, words, color=RIGHT if true == row["predicted"] else WRONG)
+            page.image(x, y + 0.57, image[1], image[2], image[0])
             names, values = zip(*row["top"], strict=True)
             colours = [RIGHT if name == true else WRONG if name == row["predicted"] else OTHER for name in names]
-            page.bars(x, y + 0.5 + high, width, chart, names, values, colours)
-        y += high + chart + 0.85
+            page.bars(x, y + 0.67 + high, width, chart, names, values, colours)
+        y += high + chart + 1.03
     page.save(path)

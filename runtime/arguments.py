@@ -107,6 +107,7 @@ def add_option(group: Any, field: Field, annotation: Any, help: str) -> None:
     if not told:
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         help = f"{help} Default {shown}."
+    help += " Required." * (default is MISSING)
     options = kind(annotation) | {"default": default, "help": help.strip().replace("%", "%%")}
     if "positional" in about:
         group.add_argument(field.name, **options | {"metavar": about["positional"]})

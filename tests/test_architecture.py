@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 
 LEVELS = (  # from the bottom up; a module imports only from levels below its own, or from its own room
     {"runtime"},
+    {"layouts"},
     {"dataset"},
     {"backbones", "layers", "sample", "splits"},
     {"model"},
@@ -19,7 +20,7 @@ LEVELS = (  # from the bottom up; a module imports only from levels below its ow
     {"hooks"},
     {"evaluation"},
     {"training"},
-    {"train", "predict5", "visualize_single_example", "visualize_activations", "prepare_data", "benchmarks"},
+    {"train", "predict5", "visualize_single_example", "visualize_activations", "prepare_data", "export", "benchmarks"},
 )
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 SCRIPTS = LEVELS[-1] - {"benchmarks"}

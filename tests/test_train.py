@@ -172,7 +172,7 @@ def test_small_set_keeps_all_channels_and_val_share_decides_sizes(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data": Path("nowhere")}, r"nowhere: holds neither"),
+        ({"data": Path("nowhere")}, r"nowhere: no such folder"),
         ({"recipe": "plain", "mixup": 0.2}, r"--recipe plain fixes --mixup at 0.0; leave --mixup out"),
         ({"views": 0, "low_res": 0.5}, r"--low-res needs cached features"),
         ({"layer_decay": 0.5}, r"--layer-decay is for fine-tuned stages"),
