@@ -64,7 +64,7 @@ from runtime import distributed
 from runtime.device import pick_device
 from runtime.files import write_csv
 from runtime.images import image_files
-from runtime.text import written
+from runtime.text import wrap
 from splits.scan import check_images, group_duplicates
 from training.predictor import Predictor
 from training.trained_run import load_run
@@ -154,7 +154,7 @@ def evaluate(predictor: Predictor, args: Args) -> None:
         rows = prediction_rows(unlabelled, predictor.probabilities(unlabelled_logits), run.classes)
         table = [(Path(row["filename"]).name, row["predicted"], row["probability"]) for row in rows]
         write_csv(folder / "predictions.csv", table, TABLE)
-    print(written(folder, sorted(path.name for path in folder.glob("[!.]*"))))
+    print(wrap(f"written: {folder}/: {' '.join(sorted(path.name for path in folder.glob('[!.]*')))}"))
     print(f"{predictor.title}: test accuracy {values['accuracy']:.4f} on {values['n']} images")
 
 

@@ -33,7 +33,7 @@ from runtime.errors import InputError
 from runtime.files import write_json, write_text
 from runtime.options import RunOptions, same_run
 from runtime.status import say
-from runtime.text import written
+from runtime.text import wrap
 from training import checkpoint
 from training.loop import TrainState, best_epoch, fit, initial_state
 from training.options import ALLOWED_WITH_RESUME, head_args
@@ -161,7 +161,8 @@ def finish(run: PreparedRun, state: TrainState) -> None:
         print(f"  {part:5s} raw " + "  ".join(f"{key} {value:.4f}" for key, value in best[part].items()))
     print(f"  val   calibrated loss {best['calibrated']:.4f} (temperature {best['temperature']:.2f})")
     print("  seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in run.seconds.items()))
-    print(written(run.folder, sorted(path.name for path in run.folder.glob("[!.]*.*"))))
+    names = sorted(path.name for path in run.folder.glob("[!.]*.*"))
+    print(wrap(f"written: {run.folder}/: {' '.join(names)}"))
     print(f"{run.data.name}, {run.weights.name}: validation accuracy {best['val']['accuracy']:.4f} ({run.folder})")
 
 

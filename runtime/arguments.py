@@ -71,6 +71,9 @@ def parse(arguments: type, words: Sequence[str] | None = None, description: str 
         near = difflib.get_close_matches(name.lstrip("-"), names, n=1)
         raise InputError(f"no option {name}; " + (f"did you mean --{near[0]}?" if near else "--help lists all"))
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(values).items()}
+    missing = [option_name(name) for name, value in given.items() if value is MISSING]
+    if missing:
+        raise InputError(f"{missing[0]} is missing; give it, or --help")
     quiet = given.pop("quiet")
     return arguments(**given), quiet
 
@@ -112,8 +115,7 @@ def add_option(group: Any, field: Field, annotation: Any, help: str) -> None:
     if "positional" in about:
         group.add_argument(field.name, **options | {"metavar": about["positional"]})
         return
-    required = {"required": True} if default is MISSING else {}
-    group.add_argument(option_name(field.name), *about.get("aliases", ()), dest=field.name, **options, **required)
+    group.add_argument(option_name(field.name), *about.get("aliases", ()), dest=field.name, **options)
 
 
 def kind(annotation: Any) -> dict[str, Any]:

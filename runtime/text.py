@@ -1,8 +1,6 @@
 """Text for consoles and figures."""
 
 import textwrap
-from collections.abc import Iterable
-from pathlib import Path
 
 CONSOLE = 100  # characters in a line
 
@@ -12,7 +10,6 @@ def shorten(text: str, limit: int = 24) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]}…{text[len(text) - limit + limit // 2 + 1 :]}"
 
 
-def written(folder: Path, names: Iterable[str]) -> str:
-    """Tells which files lie in a folder, in lines that fit a console."""
-    text = f"written: {folder}/: {' '.join(names)}"
+def wrap(text: str) -> str:
+    """Breaks a long line at blanks, so that its lines fit a console."""
     return textwrap.fill(text, CONSOLE, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

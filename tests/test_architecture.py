@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,13 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
 def test_every_module_has_a_level_and_every_level_exists() -> None:
     assert {room_of(path) for path in SOURCES} == set(LEVEL)
     assert {path.stem for path in SOURCES if len(path.parts) == 1} == SCRIPTS | {"model", "dataset", "hooks"}
+
+
+def test_an_installation_holds_every_room() -> None:
+    about = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    rooms = {path.parts[0] for path in SOURCES if len(path.parts) > 1}
+    assert set(about["packages"]) == rooms - {"benchmarks"}
+    assert set(about["py-modules"]) == {path.stem for path in SOURCES if len(path.parts) == 1} - SCRIPTS
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
