@@ -18,6 +18,8 @@ from runtime import distributed
 from runtime.errors import InputError
 from runtime.images import image_files
 from runtime.options import RunOptions
+from runtime.status import say
+from runtime.text import wrap
 from sample.build import NAME as SAMPLE_NAME
 from training import checkpoint
 
@@ -160,7 +162,7 @@ def load_run(options: RunOptions, device: torch.device) -> TrainedRun:
         parts = checkpoint.load_model(folder, device)
     run = TrainedRun(folder, *parts, device, options.data, options.cache)
     if distributed.is_main():
-        print(introduce(run, chosen=bool(options.run)))
+        say(wrap(introduce(run, chosen=bool(options.run))))
     return run
 
 
