@@ -178,7 +178,7 @@ def draw_grids(args: Args, run: TrainedRun) -> None:
         shown = make_columns(run.model, columns, acts, args.rows or ROWS)
         grid(path, prediction, run.model, shown, acts, run.detail)
         print_between(f"{describe(prediction)}\nwritten: {path}")
-    image = ("--image", chosen[0].name) if chosen[0].index is None else ("--index", chosen[0].index)
+    image = (chosen[0].name,) if chosen[0].index is None else ("--index", chosen[0].index)
     suggest("visualize_single_example.py", *same_run(args), *image)
 
 
