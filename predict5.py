@@ -109,7 +109,7 @@ def predict_images(predictor: Predictor, samples: Sequence[Sample], args: Args) 
     run = predictor.run
     samples = readable(label_by_folder(samples, run.classes), args)
     digests = [hashlib.sha256(sample.path.read_bytes()).hexdigest() for sample in samples]
-    run.warn(digests)
+    caution = run.warn(digests)
     logits, targets = predictor(samples)
     probabilities = predictor.probabilities(logits)
     if not distributed.is_main():
@@ -120,7 +120,7 @@ def predict_images(predictor: Predictor, samples: Sequence[Sample], args: Args) 
     table = [(row["filename"], row["predicted"], row["probability"], row["sure"]) for row in rows]
     folder = run.folder / "images"
     with write_folder(folder) as partial:
-        write_predictions(partial, predictor, rows, table, probabilities)
+        write_predictions(partial, predictor, rows, table, probabilities, caution)
         labelled = [index for index, target in enumerate(targets.tolist()) if target >= 0]
         if labelled:
             measure(partial, predictor, [samples[i] for i in labelled], logits[labelled], targets[labelled], args.seed)
@@ -142,7 +142,12 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def write_predictions(
-    folder: Path, predictor: Predictor, rows: Sequence[dict[str, Any]], table: Sequence[tuple], probabilities: Tensor
+    folder: Path,
+    predictor: Predictor,
+    rows: Sequence[dict[str, Any]],
+    table: Sequence[tuple],
+    probabilities: Tensor,
+    caution: str,
 ) -> None:
     """The table, the probabilities of all classes, and a page of the first images."""
     from figures import curves  # with matplotlib, which takes a second
@@ -157,6 +162,7 @@ def write_predictions(
     write_json(folder / "predictions.json", {"network": predictor.title, "images": values})
     shown = rows[:SHOWN]
     title = f"Predictions of {len(rows)} images" + (f", the first {SHOWN}" if len(rows) > SHOWN else "")
+    title += f" by {caution}" if caution else ""
     curves.predictions(shown, title, predictor.title, folder / "predictions.png")
 
 
