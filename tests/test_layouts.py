@@ -180,3 +180,10 @@ def test_training_takes_the_given_validation_set(
         "mine: 2 classes; 33 train (Train/), 7 val (Valid/), 6 test (held out of training images), "
         "1 left out as duplicates of validation images; smallest class in training: b, 16\n"
     ) in output
+
+
+def test_photographs_to_try_are_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_files(tmp_path, "examples/1.jpg", "run/1.jpg", "sit/1.jpg")
+    assert read_dataset(tmp_path).classes == ["examples", "run", "sit"]
+    monkeypatch.setattr("layouts.parts.EXAMPLES", tmp_path / "examples")  # that of the repository
+    assert read_dataset(tmp_path).classes == ["run", "sit"]

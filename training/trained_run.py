@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from backbones.packed import PRETRAINED
 from dataset import ActionData, Sample, find_root, read_dataset
 from inspection.examples import Example, Prediction, file_example, find_split_images, load_example
+from layouts.parts import EXAMPLES
 from model import ActionNet
 from runtime import distributed
 from runtime.errors import InputError
@@ -22,8 +22,6 @@ from runtime.status import say
 from runtime.text import wrap
 from sample.build import NAME as SAMPLE_NAME
 from training import checkpoint
-
-EXAMPLES = PRETRAINED.parent.parent / "data" / "examples"
 
 
 @dataclass(frozen=True)
