@@ -231,7 +231,7 @@ def evaluate(predictor: Predictor, args: Args) -> None:
     about = {key: record[key] for key in ("dataset", "weights", "weights_sha256", "epoch", "seed")}
     if duplicated:
         about["copies"] = report.by_duplicates(duplicated)
-    about |= {"run": run.name, "arithmetic": predictor.arithmetic.backbone}
+    about |= {"run": run.name, "arithmetic": predictor.precision}
     values = report.write(about, args.seed)
     print_metrics(values)
     if unlabelled_logits is not None:

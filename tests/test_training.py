@@ -41,6 +41,8 @@ class Toy(nn.Module):
 class ToySource:
     """Points whose class is the sign of their first coordinate; validation labels may be flipped round."""
 
+    val_images = 64
+
     def __init__(self, model: Toy, flipped: bool = False) -> None:
         rng = torch.Generator().manual_seed(0)
         self.inputs = torch.randn(64, 4, 1, 1, generator=rng)
