@@ -108,6 +108,8 @@ MANIFEST = "manifest.json"
 
 
 def main(args: Args) -> None:
+    # Now and not in a thread: captum imports IPython, which Matplotlib must not find half imported.
+    import inspection.attribution  # noqa: F401
     from figures.page import resolution
 
     check(args)

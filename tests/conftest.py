@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +15,14 @@ import numpy as np
 import pytest
 from pages import check_page
 from PIL import Image
+from processes import REPOSITORY as REPOSITORY
+from processes import run_script
 
 import train
 from backbones.imagenet_weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
 from figures.page import Page
 from sample.build import ensure_sample
 
-REPOSITORY = Path(__file__).parent.parent
 SMALL = ("--weights", "random", "--image-size", "64", "--precision", "fp32")
 NARROW = (*SMALL, "--channels", "64")  # a small share of all, as the default takes for many images
 Script = Callable[..., subprocess.CompletedProcess]
@@ -92,13 +92,8 @@ def write_rows(path: Path, rows: list[tuple[str, ...]]) -> None:
 
 @pytest.fixture(scope="session")
 def script() -> Script:
-    """Runs a script of the repository as a process, in `folder`; returns it with its output as text."""
-
-    def run(folder: Path, name: str, *arguments: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(REPOSITORY / name), *map(str, arguments)]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=280)
-
-    return run
+    """Runs a script of the repository as a process, in a folder; returns it with its output as text."""
+    return run_script
 
 
 @pytest.fixture(scope="session")

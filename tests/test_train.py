@@ -4,15 +4,14 @@ import csv
 import json
 import math
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import NARROW, REPOSITORY, Script, blobs, read_jsonl, small
+from conftest import NARROW, Script, blobs, read_jsonl, small
 from PIL import Image
+from processes import RunningScript
 
 import predict5
 import train
@@ -68,16 +67,16 @@ def test_checkpoint_opens_safely_and_reproduces_validation(trained: Path) -> Non
     torch.testing.assert_close(model.probabilities(logits), (logits / record["temperature"]).softmax(1))
 
 
-def test_interrupted_run_resumes_to_the_same_numbers(trained: Path) -> None:
+def test_interrupted_run_resumes_to_the_same_numbers(trained: Path, script: Script) -> None:
     """A second process is killed after its second epoch; --resume then writes the numbers of the run that was not."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), *NARROW, "--epochs", "4", "--run", "cut"]
     metrics = trained / "results" / "cut" / "metrics.jsonl"
-    with subprocess.Popen(command, cwd=trained, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not (metrics.exists() and len(read_jsonl(metrics)) >= 2):
-            time.sleep(0.02)
-        process.kill()
+    running = RunningScript(trained, "train.py", *NARROW, "--epochs", 4, "--run", "cut")
+    while running.process.is_alive() and not (metrics.exists() and len(read_jsonl(metrics)) >= 2):
+        time.sleep(0.02)
+    running.process.kill()
+    running.finish()
     assert len(read_jsonl(metrics)) < 4
-    again = subprocess.run([*command[:2], "--resume", "--run", "cut"], cwd=trained, capture_output=True, text=True)
+    again = script(trained, "train.py", "--resume", "--run", "cut")
     assert again.returncode == 0, again.stderr
     assert "continuing after epoch" in again.stdout
 

@@ -2,17 +2,15 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, Script, blobs
+from conftest import Script, blobs
 from pages import not_blank
+from processes import RunningScript
 
 import visualize_single_example as single
 from dataset import EvalTransform, normalise
@@ -139,13 +137,13 @@ def test_interrupted_process_leaves_the_old_folder(work: Path) -> None:
     single.main(single.Args(index=3, out=out, layers=("fc",), attribution="none"))
     (folder,) = out.iterdir()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    command = [sys.executable, str(REPOSITORY / "visualize_single_example.py"), "--index", "3", "--out", str(out)]
-    with subprocess.Popen([*command, "--all-layers"], stderr=subprocess.PIPE) as process:
-        while process.poll() is None and not list(out.glob(".*/activation_*.png")):
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert b"stopped" in process.communicate()[1]
-    assert process.returncode == 130
+    running = RunningScript(work, "visualize_single_example.py", "--index", 3, "--out", out, "--all-layers")
+    while running.process.is_alive() and not list(out.glob(".*/activation_*.png")):
+        time.sleep(0.05)
+    running.process.terminate()
+    done = running.finish()
+    assert "stopped" in done.stderr
+    assert done.returncode == 130
     assert list(out.iterdir()) == [folder]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
