@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dataset import IMAGENET_MEAN, IMAGENET_STD, ActionData, EvalTransform, Sample, normalise
 from runtime.errors import InputError, first_line
-from runtime.images import load_image
+from runtime.images import decode_pixels
 from runtime.text import shorten
 from splits.scan import check_images
 
@@ -85,13 +85,18 @@ class Prediction:
 
 def load_example(sample: Sample, index: int | None, size: int) -> Example:
     """Reads a sample's image. Raises: InputError naming the file where that fails."""
-    transform = EvalTransform(size)
     try:
-        image, content = load_image(sample.path), sample.path.read_bytes()
-        pixels = transform(load_image(sample.path, transform.min_side))
+        return decode_example(sample.name, sample.path.read_bytes(), index, size, sample.label)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
         raise InputError(f"{sample.path}: cannot be read ({first_line(error)})") from error
-    return Example(sample.name, index, hashlib.sha256(content).hexdigest(), image, normalise(pixels), sample.label)
+
+
+def decode_example(name: str, content: bytes, index: int | None, size: int, true: str | None = None) -> Example:
+    """Makes an example of an image file's content. Raises: whatever Pillow's decoders do."""
+    transform = EvalTransform(size)
+    image = Image.fromarray(decode_pixels(content))
+    pixels = transform(Image.fromarray(decode_pixels(content, transform.min_side)))
+    return Example(name, index, hashlib.sha256(content).hexdigest(), image, normalise(pixels), true)
 
 
 def file_example(path: Path, size: int, true: str | None = None) -> Example:

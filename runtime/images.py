@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from runtime.errors import InputError
+
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # from where on Pillow refuses an image, before it decodes it
 JPEG_START = b"\xff\xd8"
@@ -90,3 +92,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def load_image(path: Path, min_side: int = 0) -> Image.Image:
     """Decodes an image file, see `decode_pixels`. Raises: OSError where it is missing, truncated or not an image."""
     return Image.fromarray(decode_pixels(path.read_bytes(), min_side))
+
+
+def check_size(data: bytes, most: int) -> None:
+    """Reads the size of an image from its header alone. Raises: InputError above `most` pixels; what Pillow raises."""
+    limit = f"{most // 10**6} million"
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            width, height = file.size
+    except Image.DecompressionBombError as error:
+        raise InputError(f"the image has far more than {limit} pixels; give a smaller one") from error
+    if width * height > most:
+        raise InputError(f"the image has {width} × {height} pixels, more than {limit}; give a smaller one")
