@@ -3,7 +3,7 @@
     python explore.py                    the newest run, at http://127.0.0.1:8000
     python explore.py --index            first makes the index of training images, which the page can also do
 
-The page shows predictions, Grad-CAM and occlusion, the most active channels of each stage with what contributes to them,
+The page shows predictions, Grad-CAM and occlusion, the most active channels of each stage and what contributes to them,
 and what changes where channels are switched off or a region is covered. It listens on this machine alone and requests
 nothing from any other.
 """
@@ -51,7 +51,7 @@ from training.trained_run import load_run
 def main(args: Args) -> None:
     from explorer.index import IndexMaker
     from explorer.server import find_examples, listen, make_app, serve
-    from explorer.visitors import Visitors, warm_up
+    from explorer.visitors import Visitors
 
     check(args)
     listener = None if args.index else listen(args.host, args.port)
@@ -59,20 +59,15 @@ def main(args: Args) -> None:
     visitors = Visitors(run)
     index = IndexMaker(run, visitors.chain, args.index_images)
     if args.index:
-        make_index(index)
+        with progress_bar("index", index.state()["images"], leave=True) as bar:
+            for done in index.make():
+                bar.update(done - bar.n)
+        print(f"written: {index.path}")
         return
-    warm_up(visitors)
     app = make_app(visitors, index, find_examples(args.examples), [args.host, *args.name])
     host, port = listener.getsockname()[:2]
     print(f"{run.title}\nopen http://{host}:{port} in a browser; Ctrl-C ends", flush=True)
     serve(app, listener)
-
-
-def make_index(index: "IndexMaker") -> None:  # noqa: F821
-    with progress_bar("index", index.images, leave=True) as bar:
-        for done in index.make():
-            bar.update(done - bar.n)
-    print(f"written: {index.path}")
 
 
 if __name__ == "__main__":

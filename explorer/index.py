@@ -29,6 +29,7 @@ TOP = 9  # images kept of a channel
 NEAREST = 8
 BATCH = 8
 THUMBNAIL = 160  # pixels
+PARTS = ("active", "top", "peak", "place")  # of `Index`, by column
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,6 @@ def make_index(run: TrainedRun, chain: Chain, samples: Sequence[Sample]) -> Iter
     yield Index([s.name for s in samples], [s.label for s in samples], **parts, features=torch.cat(features).numpy())
 
 
-PARTS = ("active", "top", "peak", "place")
-
-
 def pooled(output: Tensor) -> Tensor:
     """Means over positions of outputs (B, C, h, w), as vectors of length 1: (B, C)."""
     return torch.nn.functional.normalize(output.mean((2, 3)), dim=1).float().cpu()
@@ -101,12 +99,17 @@ def pooled(output: Tensor) -> Tensor:
 
 def save(index: Index, path: Path) -> None:
     arrays = {f"{part} {column}": values for part in PARTS for column, values in getattr(index, part).items()}
-    write_arrays(path, arrays | {"names": np.array(index.names), "labels": np.array(index.labels), "features": index.features})
+    lists = {"names": np.array(index.names), "labels": np.array(index.labels)}
+    write_arrays(path, arrays | lists | {"features": index.features})
 
 
 def load(path: Path) -> Index:
     with np.load(path) as file:
-        parts = {part: {key.partition(" ")[2]: file[key] for key in file if key.startswith(f"{part} ")} for part in PARTS}
+        parts = {part: {} for part in PARTS}
+        for key in file:
+            part, _, column = key.partition(" ")
+            if column:
+                parts[part][column] = file[key]
         return Index(file["names"].tolist(), file["labels"].tolist(), **parts, features=file["features"])
 
 
@@ -147,8 +150,8 @@ class IndexMaker:
 
     def make_quietly(self) -> None:
         try:
-            for self.done in self.make():
-                pass
+            for done in self.make():
+                self.done = done
         except Exception as error:  # shown on the page: nobody reads a thread's traceback there
             self.error = first_line(error)
 

@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from explorer.index import IndexMaker
-from explorer.look import LISTED, Look
+from explorer.look import Look
 from explorer.visitors import MAX_BYTES, Forgotten, Visitors
 from inspection.layer_names import describe_layer, module_of
 from runtime.errors import InputError
@@ -27,7 +27,7 @@ STATIC = Path(__file__).parent / "static"
 LOCAL = ("127.0.0.1", "localhost")
 THREADS = 2  # that compute at a time
 HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
+    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -85,6 +85,8 @@ class Routes:
         columns = [
             {
                 "name": column.name,
+                "channels": self.visitors.shapes[column.name][0],
+                "side": self.visitors.shapes[column.name][1],
                 "frozen": run.model.is_frozen(column.name),
                 "conv": column.conv and describe_layer(module_of(run.model, column.conv)),
             }
@@ -92,7 +94,7 @@ class Routes:
         ]
         return JSONResponse({
             "run": run.detail, "classes": run.classes, "size": run.image_size, "columns": columns,
-            "backbone": run.model.backbone_title, "listed": LISTED, "index": self.index.state(),
+            "backbone": run.model.backbone_title, "index": self.index.state(),
             "examples": [path.stem.replace("_", " ") for path in self.examples], "max_bytes": MAX_BYTES,
         })  # fmt: skip
 

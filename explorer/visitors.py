@@ -31,6 +31,8 @@ class Visitors:
 
     def __init__(self, run: TrainedRun, kept: int = KEPT) -> None:
         self.run, self.chain, self.kept = run, Chain(run.model), kept
+        blank = torch.zeros(1, 3, run.image_size, run.image_size, device=run.device)
+        self.shapes = {column: tuple(output.shape[1:]) for column, output in self.chain.outputs(blank)[0].items()}
         self.looks: OrderedDict[str, Look] = OrderedDict()
         self.lock = Lock()
 
@@ -65,13 +67,3 @@ class Visitors:
                 raise Forgotten("this photograph is no longer kept; drop it again")
             self.looks.move_to_end(id)
             return self.looks[id]
-
-
-def warm_up(visitors: Visitors) -> None:
-    """Does once what is slow the first time: plans of convolutions, captum's import."""
-    from inspection.attribution import grad_cam
-
-    run = visitors.run
-    outputs, logits = visitors.chain.outputs(torch.zeros(1, 3, run.image_size, run.image_size, device=run.device))
-    last = visitors.chain.columns[-1].name
-    grad_cam(visitors.chain.tail(last), "input", outputs[last][0], int(logits.argmax()))
