@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from explorer.payload import encode, kernel, rounded, small
+from inspection.attribution import grad_cam, occlusion
 from inspection.chain import INPUT, Chain, Scales, shares
 from inspection.channels import activity
 from inspection.examples import Example
@@ -173,15 +174,11 @@ class Look:
 
     def grad_cam(self, column: str, target: int) -> dict[str, Any]:
         """Grad-CAM of a class at a column."""
-        from inspection.attribution import grad_cam  # captum takes a second
-
         output = self.outputs[self.known_column(column)][0]
         return {"map": encode(grad_cam(self.chain.tail(column), "input", output, self.check_class(target))[None])}
 
     def occlusion(self, target: int) -> dict[str, Any]:
         """Drop of a class's logit where a square of the image is covered."""
-        from inspection.attribution import occlusion
-
         falls = occlusion(self.chain.tail(INPUT), self.outputs[INPUT][0], [self.check_class(target)])
         return {"map": encode(small(falls))}
 
