@@ -122,22 +122,21 @@ class IndexMaker:
         self.done, self.error, self.lock, self.thread = 0, "", Lock(), None
         key = hashlib.sha256(run.model.fc.weight.cpu().numpy().tobytes()).hexdigest()[:16]
         self.path = run.cache / f"explore-{key}.npz"
-        if self.path.exists():
-            self.index = load(self.path)
-            self.samples_by_name()
-
-    def samples_by_name(self) -> None:
-        """Finds the index's images in the dataset. Without the dataset there is no index."""
+        self.has_dataset = True
         try:
-            self.samples = self.run.samples("train", self.index.names)
-        except InputError as error:
-            self.index, self.error = None, str(error)
+            names = list(run.split.get("train", {}))
+            run.samples("train", names[:1])  # the dataset may lie elsewhere, or have changed
+            if self.path.exists():
+                index = load(self.path)
+                self.samples, self.index = run.samples("train", index.names), index
+        except InputError:
+            self.has_dataset = False
 
     def state(self) -> dict[str, Any]:
-        """For the page: "ready", "making" or "none", with progress and the reason of a failure."""
+        """For the page: "ready", "making", "none" or, without the run's dataset, "impossible"; progress; a failure."""
         making = self.thread is not None and self.thread.is_alive()
-        state = "ready" if self.index else "making" if making else "none"
-        images = len(self.index.names) if self.index else min(self.images, len(self.run.split["train"]))
+        state = "ready" if self.index else "making" if making else "none" if self.has_dataset else "impossible"
+        images = len(self.index.names) if self.index else min(self.images, len(self.run.split.get("train", {})))
         return {"state": state, "done": self.done, "images": images, "error": self.error}
 
     def start(self) -> None:

@@ -14,7 +14,7 @@ from explorer.payload import encode, kernel, rounded, small
 from inspection.attribution import grad_cam, occlusion
 from inspection.chain import INPUT, Chain, Scales, shares
 from inspection.channels import activity
-from inspection.examples import Example
+from inspection.examples import pixels_of
 from inspection.layer_names import module_of
 from inspection.layer_stats import histogram
 from runtime.errors import InputError
@@ -31,20 +31,23 @@ class Look:
     """A photograph's outputs (1, C, h, w) at the columns of the network, as it is and with the visitor's changes.
 
     Attributes:
+        name: of its file.
+        input: (3, S, S), normalised.
         shown: the channels shown, by column.
         original, outputs: without and with changes.
     """
 
     run: TrainedRun
     chain: Chain
-    example: Example
+    name: str
+    input: Tensor
     shown: dict[str, list[int]] = field(default_factory=dict)
     scales: Scales = field(default_factory=dict)
     cover: Cover | None = None
     lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
-        image = self.example.input[None].to(self.run.device, memory_format=torch.channels_last)
+        image = self.input[None].to(self.run.device, memory_format=torch.channels_last)
         self.original, self.first_logits = self.chain.outputs(image)
         self.outputs, self.logits = self.original, self.first_logits
         for column in [column.name for column in self.chain.columns]:
@@ -95,7 +98,7 @@ class Look:
                 "activity": rounded(activity(now[channels])),
             })  # fmt: skip
         return {
-            "name": self.example.label,
+            "name": self.name,
             "probabilities": rounded(self.probabilities(self.logits)),
             "original": rounded(self.probabilities(self.first_logits)),
             "scales": self.scales,
@@ -124,12 +127,13 @@ class Look:
     def channel(self, column: str, channel: int | str) -> dict[str, Any]:
         """A channel: its map, histogram and kernel, the channels that make it, and what it adds to logits."""
         number = self.check_channel(self.known_column(column), channel)
-        values = self.maps(column)[number]
+        off = self.scales.get(column, {}).get(number) == 0
+        values = (self.original[column][0] if off else self.maps(column))[number]
         before = self.chain.previous(column)
         made_of = self.chain.contributions(self.outputs, column, [number])[0]
         top = self.logits[0].topk(min(CLASSES, self.logits.shape[1])).indices.tolist()
         added = self.chain.logit_contributions(self.outputs, column, top)[:, number]
-        order = activity(self.maps(column)).argsort(descending=True, stable=True)
+        order = activity(self.original[column][0]).argsort(descending=True, stable=True)
         conv = self.chain.by_name[column].conv
         return {
             "map": encode(values[None]),
@@ -185,7 +189,7 @@ class Look:
     def input_png(self) -> bytes:
         """What the network sees, without changes."""
         file = io.BytesIO()
-        Image.fromarray((self.example.input_pixels * 255).round().astype("uint8")).save(file, "png", compress_level=1)
+        Image.fromarray((pixels_of(self.input) * 255).round().astype("uint8")).save(file, "png", compress_level=1)
         return file.getvalue()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, Semaphore, to_thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -26,6 +26,7 @@ from runtime.images import image_files
 STATIC = Path(__file__).parent / "static"
 LOCAL = ("127.0.0.1", "localhost")
 THREADS = 2  # that compute at a time
+UPLOADS = 4  # that are read at a time: others wait outside the memory
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -70,7 +71,7 @@ class Routes:
 
     def __init__(self, visitors: Visitors, index: IndexMaker, examples: Sequence[Path]) -> None:
         self.visitors, self.index, self.examples = visitors, index, list(examples)
-        self.limiter = CapacityLimiter(THREADS)
+        self.limiter, self.uploads = CapacityLimiter(THREADS), Semaphore(UPLOADS)
 
     async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls a function that computes, in a thread."""
@@ -100,14 +101,14 @@ class Routes:
 
     async def add(self, request: Request) -> Response:
         """Takes an image file as the body of the request."""
-        content = bytearray()
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > MAX_BYTES:
-                raise InputError(f"the file has more than {MAX_BYTES // 10**6} MB; give a smaller one")
-        name = request.query_params.get("name", "photograph")[:200]
-        like = request.query_params.get("like")
-        id, look = await self.work(self.visitors.add, name, bytes(content), like)
+        name, like = request.query_params.get("name", "photograph")[:200], request.query_params.get("like")
+        async with self.uploads:
+            content = bytearray()
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > MAX_BYTES:
+                    return failure(f"{name}: has more than {MAX_BYTES // 10**6} MB; give a smaller one", 413)
+            id, look = await self.work(self.visitors.add, name, bytes(content), like)
         return JSONResponse({"id": id, **await self.work(look.summary)})
 
     async def change(self, request: Request) -> Response:

@@ -6,11 +6,11 @@ from collections import OrderedDict
 from threading import Lock
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from explorer.look import Look
 from inspection.chain import Chain
-from inspection.examples import decode_example
+from inspection.examples import eval_input
 from runtime.errors import InputError, first_line
 from runtime.images import check_size
 from training.trained_run import TrainedRun
@@ -46,13 +46,15 @@ class Visitors:
         """
         try:
             check_size(content, MAX_PIXELS)
-            example = decode_example(name, content, None, self.run.image_size)
+            input = eval_input(content, self.run.image_size)
         except InputError:
             raise
+        except UnidentifiedImageError as error:
+            raise InputError(f"{name}: not an image; give a JPEG, PNG, WebP, GIF, BMP or TIFF file") from error
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
-            raise InputError(f"{name}: is no image that can be read ({first_line(error)})") from error
+            raise InputError(f"{name}: a damaged image ({first_line(error)}); give another") from error
         shown = dict(self.get(like).shown) if like else {}
-        look = Look(self.run, self.chain, example, shown)
+        look = Look(self.run, self.chain, name, input, shown)
         id = secrets.token_urlsafe(16)
         with self.lock:
             self.looks[id] = look

@@ -56,8 +56,7 @@ class Example:
     @property
     def input_pixels(self) -> np.ndarray:
         """The network's input before normalisation, (S, S, 3), 0..1."""
-        colours = self.input.permute(1, 2, 0) * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)
-        return colours.clamp(0, 1).numpy()
+        return pixels_of(self.input)
 
 
 @dataclass(frozen=True)
@@ -86,17 +85,23 @@ class Prediction:
 def load_example(sample: Sample, index: int | None, size: int) -> Example:
     """Reads a sample's image. Raises: InputError naming the file where that fails."""
     try:
-        return decode_example(sample.name, sample.path.read_bytes(), index, size, sample.label)
+        content = sample.path.read_bytes()
+        image, input = Image.fromarray(decode_pixels(content)), eval_input(content, size)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
         raise InputError(f"{sample.path}: cannot be read ({first_line(error)})") from error
+    return Example(sample.name, index, hashlib.sha256(content).hexdigest(), image, input, sample.label)
 
 
-def decode_example(name: str, content: bytes, index: int | None, size: int, true: str | None = None) -> Example:
-    """Makes an example of an image file's content. Raises: whatever Pillow's decoders do."""
+def eval_input(content: bytes, size: int) -> Tensor:
+    """Content of an image file as the network's input, (3, S, S). Raises: whatever Pillow's decoders do."""
     transform = EvalTransform(size)
-    image = Image.fromarray(decode_pixels(content))
-    pixels = transform(Image.fromarray(decode_pixels(content, transform.min_side)))
-    return Example(name, index, hashlib.sha256(content).hexdigest(), image, normalise(pixels), true)
+    return normalise(transform(Image.fromarray(decode_pixels(content, transform.min_side))))
+
+
+def pixels_of(input: Tensor) -> np.ndarray:
+    """A network's input (3, S, S) before normalisation: (S, S, 3), 0..1."""
+    colours = input.cpu().permute(1, 2, 0) * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)
+    return colours.clamp(0, 1).numpy()
 
 
 def file_example(path: Path, size: int, true: str | None = None) -> Example:

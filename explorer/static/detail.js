@@ -32,7 +32,10 @@ function channelPanel(found, actions) {
   const [first] = found;
   return [
     h("div", { class: "heading" },
-      h("h2", {}, channelTitle(column, channel), " ", h("small", {}, `rank ${first.rank} of ${first.channels} on this image`)),
+      h("h2", {}, `${title(column)} · `, h("input", {
+        type: "number", id: "number", min: 0, max: first.channels - 1, value: channel, "aria-label": "Channel",
+        onchange: (event) => actions.select({ column, channel: Number(event.target.value) }),
+      }), " ", h("small", {}, `rank ${first.rank} of ${first.channels} on this image`)),
       strength(column, channel, actions),
       h("button", { type: "button", id: "close", "aria-label": "Close", onclick: () => actions.select(null) }, "×")),
     h("div", { class: "cards" },
@@ -63,7 +66,8 @@ function mapCard(found, slot, both) {
   const canvas = h("canvas", { width: 320, height: 320, class: "large", role: "img", "aria-label": "The channel's map over the image" });
   drawOver(canvas, looks[slot].image, found.map);
   const { map, histogram } = found;
-  const note = histogram.max <= 0 ? "silent on this image" : `${map.height} × ${map.width} positions, ${percent(1 - histogram.zeros, 0)} of them active`;
+  const off = factor(state.selection.column, state.selection.channel) === 0;
+  const note = histogram.max <= 0 ? "silent on this image" : off ? "switched off; as it was" : `${map.height} × ${map.width} positions, ${percent(1 - histogram.zeros, 0)} of them active`;
   return card(both ? `Map on ${slot}` : "Map", note, canvas, colourBar(map));
 }
 
@@ -74,7 +78,8 @@ function channelRows(list, actions, digits) {
     const share = list.shares[place];
     const text = digits ? signed(list.values[place], digits) : `${signed(100 * share, 1)} %`;
     const row = [
-      h("span", { class: "maps" }, mapCanvas(list.maps, place)),
+      list.column === "input" ? h("span", { class: "dot", style: { background: channelTitle("input", channel) } })
+        : h("span", { class: "maps" }, mapCanvas(list.maps, place)),
       h("span", { class: "name" }, channelTitle(list.column, channel)),
       h("span", { class: `signed ${share < 0 ? "minus" : "plus"}` }, h("i", { style: { width: `${(100 * Math.abs(share)) / most}%` } })),
       h("span", { class: "value" }, text),
@@ -104,7 +109,7 @@ function kernelCard(kernel) {
   const end = Math.max(...flat(kernel.slices), 1e-9);
   return card("Kernel", `${kernel.layer}: slices for its strongest inputs, red positive, blue negative, up to ±${short(end)}`,
     h("div", { class: "kernel" }, kernel.slices.map((slice, place) =>
-      h("figure", {}, kernelCanvas(slice, end), h("figcaption", {}, kernel.inputs[place])))));
+      h("figure", {}, kernelCanvas(slice, end), h("figcaption", {}, slice.length === 1 ? `${kernel.inputs[place]}: ${signed(slice[0][0], 3)}` : kernel.inputs[place])))));
 }
 
 function histogramCard({ histogram }) {
@@ -134,12 +139,13 @@ function logits(found, actions) {
 }
 
 function excites(index, column, channel, actions) {
-  if (!index) return card("Training images that excite it most", null, indexOffer(actions));
-  const side = Math.sqrt(1); // positions are of square maps
+  if (!index) {
+    return state.network.index.state !== "impossible" && card("Training images that excite it most", null, indexOffer(actions));
+  }
   const { side: length } = state.network.columns.find(({ name }) => name === column);
   const images = index.top.map(({ image, label, peak, place }) => {
     const position = Math.round(place * length * length);
-    const [x, y] = [position % length, Math.floor(position / length)].map((at) => (100 * (at + 0.5 * side)) / length);
+    const [x, y] = [position % length, Math.floor(position / length)].map((at) => (100 * (at + 0.5)) / length);
     return h("figure", { title: `${words(label)}, maximum ${short(peak)}` },
       h("span", { class: "ringed" }, h("img", { src: `/api/index/${image}.jpg`, alt: words(label), loading: "lazy" }),
         h("i", { style: { left: `${x}%`, top: `${y}%` } })),
@@ -189,7 +195,8 @@ export function drawChanges(actions) {
 // Training images that are nearest in feature space.
 export async function loadAlike(actions) {
   const { index } = state.network;
-  $("alike").hidden = false;
+  $("alike").hidden = index.state === "impossible";
+  if (index.state === "impossible") return null;
   const heading = h("h2", {}, "Like this one");
   if (index.state !== "ready") return $("alike").replaceChildren(heading, indexOffer(actions));
   const { images } = await about("A", "nearest");

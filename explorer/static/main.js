@@ -5,7 +5,7 @@ import { drawChanges, loadAlike, loadDetail, makeIndex } from "./detail.js";
 import { drawPhoto, drawView, listen, loadOverlay, setUp } from "./photo.js";
 import { save } from "./save.js";
 import { changed, state } from "./state.js";
-import { drawEdges, drawWalk, loadEdges, markSelection } from "./walk.js";
+import { drawEdges, drawWalk, loadEdges, markSelection, moveByKeys } from "./walk.js";
 
 const $ = (id) => document.getElementById(id);
 let comparing = false;
@@ -72,6 +72,10 @@ const actions = {
   async select(selection) {
     const begin = performance.now();
     state.selection = selection;
+    if (selection && "class" in selection) {
+      $("overlay-class").value = selection.class;
+      loadOverlay().catch(fail);
+    }
     markSelection();
     drawEdges();
     await busy(selection ? "looking …" : "", () => loadDetail(actions));
@@ -126,6 +130,7 @@ async function start() {
   for (const button of document.querySelectorAll("[data-save]")) {
     button.onclick = () => busy("saving …", () => save(button.dataset.save));
   }
+  $("columns").onkeydown = moveByKeys;
   let wait;
   new ResizeObserver(() => {
     clearTimeout(wait);

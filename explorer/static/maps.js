@@ -30,6 +30,8 @@ export function h(tag, attributes = {}, ...children) {
 
 export const percent = (value, digits = 1) => {
   const share = 100 * value;
+  const least = 10 ** -digits;
+  if (share > 0 && share < least / 2) return `<${least} %`;
   return `${share >= 99.95 || share === 0 ? share.toFixed(0) : share.toFixed(digits)} %`;
 };
 export const signed = (value, digits) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;

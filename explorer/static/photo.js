@@ -90,12 +90,13 @@ export function drawVerdict() {
     const other = best(original);
     const was = other !== order[0] || Math.abs(original[other] - probabilities[order[0]]) > 0.0005
       ? ` (was ${words(state.network.classes[other])}, ${percent(original[other])})` : "";
-    return h("div", {},
+    return h("div", { class: slots.length > 1 && "second" },
+      slots.length > 1 && h("img", { src: looks[slot].image.src, alt: `${slot}: ${name}`, title: name }), h("div", {},
       slots.length > 1 && h("p", { class: "note" }, `${slot}: ${name}`),
       h("p", { class: "answer" }, h("strong", { class: sure ? "" : "unsure" },
         sure ? words(state.network.classes[order[0]]) : "not sure"), ` ${percent(probabilities[order[0]])}`),
       h("p", { class: "note" }, sure ? "" : `perhaps ${words(state.network.classes[order[0]])}; `,
-        `then ${order.slice(1, 3).map((index) => `${words(state.network.classes[index])} ${percent(probabilities[index])}`).join(", ")}${was}`));
+        `then ${order.slice(1, 3).map((index) => `${words(state.network.classes[index])} ${percent(probabilities[index])}`).join(", ")}${was}`)));
   }));
 }
 

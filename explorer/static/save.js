@@ -39,6 +39,7 @@ async function copyOfPage() {
     image.src = sources[place];
     image.removeAttribute("loading");
   });
+  if (!copy.querySelector("#overlay-note")?.textContent) copy.querySelector("fieldset")?.remove();
   for (const element of copy.querySelectorAll("#sources, #examples, fieldset .choices, fieldset .pair, .slider, #cover, #cover-note, #hint, #close, .strength, #reset, #make-index, [hidden]")) element.remove();
   return copy;
 }

@@ -56,6 +56,18 @@ export function classOrder() {
   return values.map((_, index) => index).sort((a, b) => values[b] - values[a]);
 }
 
+// Arrow keys move between tiles: up and down in a column, left and right between columns.
+export function moveByKeys(event) {
+  const tile = event.target.closest(".tile");
+  const step = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[event.key];
+  if (!tile || !step) return;
+  const columns = [...document.querySelectorAll(".column")].map((column) => [...column.querySelectorAll(".tile")]);
+  const x = columns.findIndex((column) => column.includes(tile));
+  const y = columns[x].indexOf(tile);
+  columns[x + step[0]]?.[y + step[1]]?.focus();
+  event.preventDefault();
+}
+
 function drawClasses(select) {
   const slots = ["A", "B"].filter((slot) => looks[slot]);
   return h("div", { class: "inside rows" }, classOrder().slice(0, CLASSES).map((index) => {
