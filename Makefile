@@ -1,14 +1,18 @@
 # make train [ARGS="--data DIR"]    environment, then train.py
+# make explore [ARGS="--run NAME"]  environment, then the web page of explore.py
 # make test                         environment, then linter and tests
 
 PYTHON ?= python3
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # else every process compiles all of torch's files anew, which takes 15 s
 
-.PHONY: train test
+.PHONY: train explore test
 
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)
+
+explore: .venv/installed
+	$(BIN)/python explore.py $(ARGS)
 
 test: .venv/installed-dev
 	$(BIN)/ruff check --quiet .

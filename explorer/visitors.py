@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from explorer.look import Look
 from inspection.chain import Chain
 from inspection.examples import eval_input
+from runtime.device import release_freed_memory
 from runtime.errors import InputError, first_line
 from runtime.images import check_size
 from training.trained_run import TrainedRun
@@ -60,6 +61,7 @@ class Visitors:
             self.looks[id] = look
             while len(self.looks) > self.kept:
                 self.looks.popitem(last=False)
+                release_freed_memory()  # else what lies between the photographs kept would never be given back
         return id, look
 
     def get(self, id: str) -> Look:

@@ -19,7 +19,8 @@ LEVELS = (  # from the bottom up; a module imports only from levels below its ow
     {"hooks"},
     {"evaluation"},
     {"training"},
-    {"train", "predict5", "visualize_single_example", "visualize_activations", "prepare_data", "benchmarks"},
+    {"explorer"},
+    {"train", "predict5", "visualize_single_example", "visualize_activations", "prepare_data", "explore", "benchmarks"},
 )
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 SCRIPTS = LEVELS[-1] - {"benchmarks"}
@@ -31,9 +32,11 @@ HEAVY = {  # rooms that may import a library that takes long to import, or that 
     "nncf": {"features"},
     "openvino": {"features", "benchmarks"},
     "pandas": {"runtime", "benchmarks"},
+    "starlette": {"explorer"},
     "scipy": {"benchmarks", "evaluation", "splits"},
     "sklearn": set(),  # the tests'
     "timm": {"backbones", "benchmarks"},
+    "uvicorn": {"explorer"},
     "torchvision": {"backbones", "benchmarks"},
 }
 NOT_AT_START = {*HEAVY, "torch._dynamo"}

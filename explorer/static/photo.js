@@ -70,7 +70,7 @@ export function setUp(onCover, fail) {
 
 export function drawPhoto(newImage) {
   const { image, summary } = looks.A;
-  $("hint").hidden = true;
+  $("hint").hidden = $("intro").hidden = true;
   $("prediction").hidden = $("compare").hidden = false;
   $("view").width = $("view").height = image.naturalWidth;
   $("view").setAttribute("aria-label", `The photograph as the network sees it: ${summary.name}`);
