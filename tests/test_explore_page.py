@@ -1,4 +1,4 @@
-"""The web page in a real browser: a photograph is dropped, channels are clicked and switched off, garbage is refused."""
+"""The web page in a real browser: drops a photograph, clicks channels, switches them off, compares, saves."""
 
 import re
 import subprocess
@@ -13,6 +13,7 @@ from conftest import REPOSITORY
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a webcam
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is missing: apt-get install chromium")
 expect.set_options(timeout=30_000)
 
@@ -33,7 +34,7 @@ def server(trained: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def page(browser: Browser, server: str) -> Iterator[Page]:
     """A fresh visit; fails on errors of the page, and on requests to any other host."""
     visit = browser.new_context(accept_downloads=True).new_page()
     errors, hosts = [], set()
-    visit.on("pageerror", errors.append)
+    visit.on("pageerror", lambda error: errors.append(error))
     visit.on("request", lambda request: hosts.add(request.url.split("/")[2] if "://" in request.url else ""))
     visit.goto(server)
     expect(visit.locator("#run")).not_to_be_empty()
@@ -56,17 +57,17 @@ def page(browser: Browser, server: str) -> Iterator[Page]:
     assert {host for host in hosts if host} == {server.split("/")[2]}
 
 
-def drop(page: Page, path: Path) -> None:
+def drop(page: Page, path: Path, event: str = "new DragEvent('drop', {dataTransfer: files})") -> None:
     """Drops a file onto the page, as a hand does."""
-    transfer = page.evaluate_handle(
-        """async ([bytes, name]) => {
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(bytes)], name));
-            return transfer;
+    files = page.evaluate_handle(
+        """([bytes, name]) => {
+            const files = new DataTransfer();
+            files.items.add(new File([new Uint8Array(bytes)], name));
+            return files;
         }""",
         [list(path.read_bytes()), path.name],
     )
-    page.dispatch_event("body", "drop", {"dataTransfer": transfer})
+    files.evaluate(f"files => document.dispatchEvent({event})")
 
 
 def shares(page: Page) -> list[str]:
@@ -82,7 +83,7 @@ def test_drop_click_and_switch_off(page: Page, photographs: list[Path]) -> None:
     expect(page.locator("#verdict strong")).not_to_be_empty()
     expect(page.locator(".column")).to_have_count(7)
     expect(page.locator(".tile")).to_have_count(56)
-    assert page.locator("#edges path").first.is_visible()
+    expect(page.locator("#edges path").first).to_be_attached()
     before = shares(page)
     page.locator(".class").first.click()
     page.locator("#detail .card", has_text="Channels for it").locator("button.row").first.click()
@@ -139,6 +140,21 @@ def test_garbage_is_one_line_and_the_photograph_stays(page: Page, photographs: l
     assert page.locator(".tile").count() == 56
     tile(page, "relu1").click()
     expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_pasted_and_webcam_photographs_and_the_index(page: Page, photographs: list[Path]) -> None:
+    drop(page, photographs[0], "new ClipboardEvent('paste', {clipboardData: files})")
+    expect(page.locator("#view")).to_have_attribute("aria-label", re.compile(photographs[0].name))
+    page.click("#webcam")
+    page.locator("#camera video").evaluate("video => new Promise(done => video.requestVideoFrameCallback(done))")
+    page.click("#shoot")
+    expect(page.locator("#view")).to_have_attribute("aria-label", re.compile("webcam"))
+    page.click("#alike #make-index")
+    expect(page.locator("#alike figure")).to_have_count(8)
+    tile(page, "relu2").click()
+    expect(page.locator("#detail .thumbs figure")).to_have_count(9)
+    expect(page.locator("#detail .card.wide .note")).to_contain_text(re.compile(r"active in \d+ of \d+ images"))
+    assert page.locator("#alike img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") == 160
 
 
 def test_saved_files_hold_what_is_on_screen(page: Page, photographs: list[Path], tmp_path: Path) -> None:
