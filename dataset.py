@@ -1,19 +1,20 @@
 """Reads a dataset of labelled images: CSV lists as in Kaggle's Human Action Recognition set, or class folders.
 
-    ROOT/Training_set.csv   filename,label      ROOT/train/<class>/*.jpg
-    ROOT/train/*.jpg                            ROOT/test/<class>/*.jpg    (optional)
-    ROOT/Testing_set.csv    filename[,label]
+    ROOT/Training_set.csv   filename,label      ROOT/train/<class>/*.jpg              ROOT/<class>/*.jpg
+    ROOT/train/*.jpg                            ROOT/val/<class>/*.jpg   (optional)
+    ROOT/Testing_set.csv    filename[,label]    ROOT/test/<class>/*.jpg  (optional)
     ROOT/test/*.jpg
 
-ROOT may be the folder above `Human Action Recognition/`, which the unzipped archive contains. CSV files have commas,
-semicolons or tabs, in UTF-8, UTF-16 or Windows-1252. Columns are found by name, in any case: filename, image_path,
-image, file or path; label, class, category or action. Others are ignored. Labels are any text, even "null" and "NA".
+val/ may be valid/ or validation/, train/ and test/ also training/ and testing/, in any case; Validation_set.csv lists
+val/ as the other lists do. Class folders may hold folders, and links to files and folders. ROOT may be the folder above
+`Human Action Recognition/`, which the unzipped archive contains. CSV files have commas, semicolons or tabs, in UTF-8,
+UTF-16 or Windows-1252. Columns are found by name, in any case: filename, image_path, image, file or path; label, class,
+category or action. Others are ignored. Labels are any text, even "null" and "NA".
 """
 
 import json
 import math
 import os
-import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,16 +27,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from layouts.parts import TRAIN_CSV, class_folders, find_parts, list_dataset
 from runtime.errors import InputError
-from runtime.images import image_names, load_image
+from runtime.images import load_image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-TRAIN_CSV, TEST_CSV = "Training_set.csv", "Testing_set.csv"
 ARCHIVE_FOLDER = "Human Action Recognition"
 NAME_FILE = "dataset.json"  # optional, {"name": …}: the dataset's name in results
-NAME_COLUMNS = ("filename", "image_path", "image", "file", "path")
-LABEL_COLUMNS = ("label", "class", "category", "action")
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,22 @@ class Sample:
 
 @dataclass
 class ActionData:
-    """Contents of a dataset folder. Either all images of `test` are labelled or none."""
+    """Contents of a dataset folder. Either all images of `test` are labelled or none.
+
+    Attributes:
+        val: the validation set that the dataset gives; empty where it gives none.
+        sources: where each part is listed, for the console.
+        left_out: names of what belongs to no part, by reason (`layouts.parts.LEFT_OUT`).
+    """
 
     name: str
     root: Path
     classes: list[str]
     train: list[Sample]
+    val: list[Sample] = field(default_factory=list)
     test: list[Sample] = field(default_factory=list)
-    unlisted: list[str] = field(default_factory=list)  # image files without a row in a CSV
+    sources: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def test_is_labelled(self) -> bool:
@@ -64,16 +71,16 @@ class ActionData:
 
     @property
     def labelled(self) -> list[Sample]:
-        """All images with a label: `train`, and `test` if it is labelled."""
-        return self.train + (self.test if self.test_is_labelled else [])
+        """All images with a label: `train`, `val`, and `test` if it is labelled."""
+        return self.train + self.val + (self.test if self.test_is_labelled else [])
 
 
 def find_root(folder: Path) -> Path | None:
     """Returns the folder that holds a dataset (`folder` or the archive's folder inside it), or None."""
     for root in (folder, folder / ARCHIVE_FOLDER):
-        if (root / TRAIN_CSV).is_file() or (root / "train").is_dir():
+        if "train" in find_parts(root):
             return root
-    return None
+    return folder if len(class_folders(folder)) > 1 else None
 
 
 def read_dataset(folder: Path) -> ActionData:
@@ -83,26 +90,24 @@ def read_dataset(folder: Path) -> ActionData:
     """
     root = find_root(folder)
     if root is None:
-        raise InputError(f"{folder}: holds neither {TRAIN_CSV} nor a folder train/ (see README)")
-    if (root / TRAIN_CSV).is_file():
-        train, test = read_csv(root, TRAIN_CSV, "train", True), []
-        if (root / TEST_CSV).is_file():
-            test = read_csv(root, TEST_CSV, "test", False)
-    else:
-        train, test = read_class_folders(root / "train"), read_class_folders(root / "test")
-        if not train:
-            raise InputError(f"{root}: {TRAIN_CSV} is missing, and train/ has no class folders with images in them")
-    classes = sorted({sample.label for sample in train})
+        raise InputError(explain_no_dataset(folder))
+    listing = list_dataset(root)
+    parts = {part: [Sample(name, root / name, label) for name, label in rows] for part, rows in listing.rows.items()}
+    classes = sorted({sample.label for sample in parts["train"]})
     if len(classes) < 2:
         raise InputError(f"{root}: only one class ({classes[0]}); at least two are needed")
-    for sample in test:
+    for sample in parts.get("val", []) + parts.get("test", []):
         if sample.label is not None and sample.label not in classes:
             raise InputError(f"{root}: {sample.name} has the label {sample.label!r}, which no training image has")
-    if len(test) > 1 and len({sample.label for sample in test} - {None}) == 1:
-        raise InputError(f"{root / TEST_CSV}: every row has the label {test[0].label!r}, a stand-in; delete the column")
-    listed = {sample.name for sample in train + test}
-    on_disk = (f"{part}/{name}" for part in ("train", "test") for name in image_names(root / part))
-    return ActionData(dataset_name(root), root, classes, train, test, sorted(set(on_disk) - listed))
+    return ActionData(dataset_name(root), root, classes, **parts, sources=listing.sources, left_out=listing.left_out)
+
+
+def explain_no_dataset(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder}: no such folder; give the dataset's"
+    found = class_folders(folder)
+    only = f"; only {found[0].name}/ has images (if it holds the class folders, give {found[0]})" if found else ""
+    return f"{folder}: holds neither {TRAIN_CSV} nor a folder train/, nor two class folders{only} (see README)"
 
 
 def dataset_name(root: Path) -> str:
@@ -111,51 +116,6 @@ def dataset_name(root: Path) -> str:
         return str(json.loads((root / NAME_FILE).read_text(encoding="utf-8"))["name"])
     except (OSError, ValueError, TypeError, KeyError):  # no such file, or one with another purpose
         return root.resolve().name
-
-
-def read_csv(root: Path, csv_name: str, folder: str, need_labels: bool) -> list[Sample]:
-    """Reads one CSV. All rows must have labels, or (unless `need_labels`) none."""
-    from runtime.tables import find_column, read_table  # imports pandas, which class folders do not need
-
-    path, inside = root / csv_name, root / folder
-    table = read_table(path)
-    names, labels = find_column(table, path, NAME_COLUMNS), find_column(table, path, LABEL_COLUMNS, need_labels)
-    need_labels |= any(labels)
-    samples, missing, lines = [], [], {}
-    for line, value, label in zip(table.index, names, labels, strict=True):
-        where = f"{path}, row {line}"
-        if need_labels and not label:
-            raise InputError(f"{where}: {value} has an empty label")
-        given = relative_name(value, inside, where)
-        candidates = [f"{folder}/{given}", *([given] if given.startswith(f"{folder}/") else [])]
-        name = next((name for name in candidates if os.path.isfile(f"{root}/{name}")), None)
-        if name is None:
-            missing.append(f"{root / candidates[0]} (row {line})")
-            continue
-        if name in lines:
-            raise InputError(f"{where}: {value} is already listed in row {lines[name]}; delete one of the two")
-        lines[name] = line
-        samples.append(Sample(name, root / name, label or None))
-    if missing:
-        first = ", ".join(missing[:5]) + ", …" * (len(missing) > 5)
-        raise InputError(f"{path}: {len(missing)} of {len(table)} files do not exist: {first}; add them or fix the CSV")
-    return samples
-
-
-def relative_name(value: str, folder: Path, where: str) -> str:
-    """A relative path from a CSV, with "/". Raises: InputError where it is empty or leaves `folder`."""
-    if not value:
-        raise InputError(f"{where}: empty file name")
-    name = posixpath.normpath(value.replace("\\", "/"))
-    if name.startswith("/") or os.path.isabs(value) or name.split("/")[0] == "..":
-        raise InputError(f"{where}: {value!r} leaves the folder {folder}; give names inside it")
-    return name
-
-
-def read_class_folders(folder: Path) -> list[Sample]:
-    """Reads `folder/<class>/**`; files directly in `folder` have no class. Empty if there is no such folder."""
-    names = [name for name in image_names(folder) if "/" in name]
-    return [Sample(f"{folder.name}/{name}", folder / name, name.partition("/")[0]) for name in names]
 
 
 def class_counts(samples: Sequence[Sample]) -> Counter[str]:

@@ -1,6 +1,6 @@
 """Serves a web page on which one drops a photograph and walks through the network, from the image to the classes.
 
-    python explore.py                    the newest run, at http://127.0.0.1:8000
+    python explore.py                    the newest run, else the pretrained network, at http://127.0.0.1:8000
     python explore.py --index            first makes the index of training images, which the page can also do
 
 The page shows predictions, Grad-CAM and occlusion, the most active channels of each stage and what contributes to them,
@@ -9,7 +9,6 @@ nothing from any other.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
@@ -24,8 +23,6 @@ class Args(RunOptions):
     """Port; 0: any free one."""
     name: tuple[str, ...] = ()
     """Host names under which the page answers, besides localhost and --host."""
-    examples: Path = Path(__file__).parent / "data/examples"
-    """Folder of example images."""
     index: bool = False
     """Make the index of training images, then end. The page makes it on demand, too."""
     index_images: int = 1000
@@ -44,13 +41,14 @@ if __name__ == "__main__":
     ARGS = parse_arguments(Args, __doc__, check)  # before the imports below, which take seconds
 
 from runtime.device import pick_device
+from runtime.images import image_files
 from training.loop import progress_bar
-from training.trained_run import load_run
+from training.trained_run import EXAMPLES, load_run
 
 
 def main(args: Args) -> None:
     from explorer.index import IndexMaker
-    from explorer.server import find_examples, listen, make_app, serve
+    from explorer.server import listen, make_app, serve
     from explorer.visitors import Visitors
 
     check(args)
@@ -64,9 +62,9 @@ def main(args: Args) -> None:
                 bar.update(done - bar.n)
         print(f"written: {index.path}")
         return
-    app = make_app(visitors, index, find_examples(args.examples), [args.host, *args.name])
+    app = make_app(visitors, index, image_files(EXAMPLES), [args.host, *args.name])
     host, port = listener.getsockname()[:2]
-    print(f"{run.title}\nopen http://{host}:{port} in a browser; Ctrl-C ends", flush=True)
+    print(f"open http://{host}:{port} in a browser; Ctrl-C ends", flush=True)
     serve(app, listener)
 
 

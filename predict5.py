@@ -3,13 +3,14 @@
     python predict5.py                        test set of the newest run
     python predict5.py --run NAME --data DIR  another run, whose dataset has moved
     python predict5.py --tta                  test-time augmentation: mean over several views of each image
-    python predict5.py IMAGE_OR_FOLDER …      table of predictions; --csv FILE keeps it
+    python predict5.py IMAGE_OR_FOLDER …      any images; where folders are named after classes, with metrics
 
 Writes results/<run>/test/ (with --tta test_tta/): metrics.json (with confidence intervals), per_class.csv,
 conf_matrix.png and .csv, pred.png and .json (five images), mistakes.png and .json (the most confident ones), trust.png
 and .json (calibration, coverage), confused.png, label_issues.csv and .png (suspected label errors),
 test_predictions.csv; for a Testing_set.csv without labels also predictions.csv (filename, label, probability). --tta
-keeps its temperature in results/<run>/tta.json.
+keeps its temperature in results/<run>/tta.json. Of other images, results/<run>/images/ holds the latest:
+predictions.csv, .json and .png, and of labelled ones what a test writes.
 """
 
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ from runtime.options import PrecisionName, RunOptions, require_range
 class Args(RunOptions):
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE …]")] = ()
     """Images or folders to predict. Default: the run's test set."""
+    threshold: float = 0.5
+    """With images: the prediction is "not sure" where the highest probability is below this, 0 to 1."""
+    top_k: int = 3
+    """With images: how many classes to show."""
     csv: Path | None = None
     """With images: also write the table to this file."""
     tta: bool = False
@@ -38,7 +43,8 @@ class Args(RunOptions):
     skip_bad: bool = False
     """Leave unreadable images out instead of stopping."""
     precision: PrecisionName = "auto"
-    """int8: of the backbone, on a CPU; auto takes it where the run was trained with it."""
+    """int8: of the backbone, on a CPU; auto takes it where the run was trained with it. For fewer than 200 images, auto
+    is fp32: then all scripts say the same probability."""
     workers: int | None = None
     """Processes that decode images, threads beside a GPU. Default: none beside a CPU, all cores beside a GPU."""
 
@@ -46,6 +52,8 @@ class Args(RunOptions):
 def check(args: Args) -> None:
     """Raises InputError on wrong arguments."""
     require_range("seed", args.seed, 0)
+    require_range("threshold", args.threshold, 0, 1)
+    require_range("top_k", args.top_k, 1)
     require_range("batch_size", args.batch_size, 1)
     require_range("workers", args.workers, 0)
     if args.csv and not args.images:
@@ -58,14 +66,18 @@ def check(args: Args) -> None:
 if __name__ == "__main__":
     ARGS = parse_arguments(Args, __doc__, check)  # before the imports below, which take seconds
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from dataset import Sample
 from evaluation.predictions import prediction_rows
 from runtime import distributed
 from runtime.device import pick_device
-from runtime.files import write_csv
+from runtime.files import write_csv, write_folder, write_json
 from runtime.images import image_files
 from splits.scan import check_images, group_duplicates
 from training.predictor import Predictor
@@ -73,34 +85,100 @@ from training.trained_run import load_run
 
 OPTIONAL = ("mistakes.png", "confused.png", "label_issues.png", "predictions.csv")  # not written by every test
 TABLE = ("filename", "label", "probability")
+SHOWN = 20  # images of predictions.png
+FEW = 200  # images, for which speed does not matter
 
 
 def main(args: Args) -> None:
     check(args)
     device = pick_device(args.device)
     with distributed.process_group(device):
-        predictor = Predictor(load_run(args, device), args.tta, args.precision, args.batch_size, args.workers)
+        samples = find_images(args.images)
+        few = 0 < len(samples) < FEW and args.precision == "auto"
+        precision = "fp32" if few else args.precision
+        predictor = Predictor(load_run(args, device), args.tta, precision, args.batch_size, args.workers)
         if args.images:
-            predict_images(predictor, args)
+            predict_images(predictor, samples, args)
         else:
             evaluate(predictor, args)
 
 
-def predict_images(predictor: Predictor, args: Args) -> None:
-    """Prints a table of predictions for images and folders; with --csv also writes it."""
-    samples = readable(find_images(args.images), args)
-    logits, _ = predictor(samples)
+def predict_images(predictor: Predictor, samples: Sequence[Sample], args: Args) -> None:
+    """Predicts images and folders, prints a table and writes results/<run>/images/; with --csv also that file."""
+    run = predictor.run
+    samples = readable(label_by_folder(samples, run.classes), args)
+    digests = [hashlib.sha256(sample.path.read_bytes()).hexdigest() for sample in samples]
+    run.warn(digests)
+    logits, targets = predictor(samples)
     probabilities = predictor.probabilities(logits)
     if not distributed.is_main():
         return
-    rows = prediction_rows(samples, probabilities, predictor.run.classes)
-    width = max(len(row["filename"]) for row in rows)
-    for row in rows:
-        print(f"{row['filename']:{width}s}  " + "  ".join(f"{name} {value:.2f}" for name, value in row["top"][:3]))
+    rows = prediction_rows(samples, probabilities, run.classes, args.top_k)
+    rows = [row | {"sure": row["probability"] >= args.threshold} for row in rows]
+    print_rows(rows)
+    table = [(row["filename"], row["predicted"], row["probability"], row["sure"]) for row in rows]
+    folder = run.folder / "images"
+    with write_folder(folder) as partial:
+        write_predictions(partial, predictor, rows, table, probabilities)
+        labelled = [index for index, target in enumerate(targets.tolist()) if target >= 0]
+        if labelled:
+            measure(partial, predictor, [samples[i] for i in labelled], logits[labelled], targets[labelled], args.seed)
+            seen = {*run.split["train"].values()}.intersection(digests[i] for i in labelled)
+            if seen:
+                print(f"note: {len(seen)} of these images were in the training set, so that the metrics say too much\n")
     if args.csv:
-        write_csv(args.csv, [(row["filename"], row["predicted"], row["probability"]) for row in rows], TABLE)
-        print(f"written: {args.csv}")
-    print(f"{len(rows)} images, network: {predictor.title}")
+        write_csv(args.csv, table, (*TABLE, "sure"))
+    written = [str(args.csv)] * bool(args.csv) + [str(path) for path in sorted(folder.iterdir())]
+    print("written: " + "  ".join(written))
+    print(f"{len(rows)} images, backbone in {predictor.arithmetic.backbone}; {predictor.title}")
+
+
+def print_rows(rows: Sequence[dict[str, Any]]) -> None:
+    width = max(len(row["filename"]) for row in rows)
+    unsure = "" if all(row["sure"] for row in rows) else "not sure: "
+    for row in rows:
+        doubt = " " * len(unsure) if row["sure"] else unsure
+        print(f"{row['filename']:{width}s}  {doubt}" + "  ".join(f"{name} {value:.2f}" for name, value in row["top"]))
+
+
+def write_predictions(
+    folder: Path, predictor: Predictor, rows: Sequence[dict[str, Any]], table: Sequence[tuple], probabilities: Tensor
+) -> None:
+    """The table, the probabilities of all classes, and a page of the first images."""
+    from figures import curves  # with matplotlib, which takes a second
+
+    write_csv(folder / "predictions.csv", table, (*TABLE, "sure"))
+    shares = [[round(value, 6) for value in line] for line in probabilities.tolist()]
+    values = [
+        {key: row[key] for key in ("filename", "true", "predicted", "probability", "sure")}
+        | {"probabilities": dict(zip(predictor.run.classes, line, strict=True))}
+        for row, line in zip(rows, shares, strict=True)
+    ]
+    write_json(folder / "predictions.json", {"network": predictor.title, "images": values})
+    shown = rows[:SHOWN]
+    title = f"Predictions of {len(rows)} images" + (f", the first {SHOWN}" if len(rows) > SHOWN else "")
+    curves.predictions(shown, title, predictor.title, folder / "predictions.png")
+
+
+def measure(
+    folder: Path, predictor: Predictor, samples: Sequence[Sample], logits: Tensor, targets: Tensor, seed: int
+) -> None:
+    """Writes and prints the metrics of labelled images."""
+    from evaluation.report import EvaluationReport
+
+    run = predictor.run
+    report = EvaluationReport(
+        folder, predictor.title, samples, run.classes, logits, targets, predictor.temperature, False
+    )
+    print_metrics(report.write({"run": run.name, "arithmetic": predictor.arithmetic.backbone}, seed), "labelled images")
+
+
+def label_by_folder(samples: Sequence[Sample], classes: Sequence[str]) -> list[Sample]:
+    """Gives images in a folder named after a class that class."""
+    return [
+        replace(sample, label=sample.path.parent.name if sample.path.parent.name in classes else None)
+        for sample in samples
+    ]
 
 
 def find_images(paths: Sequence[Path]) -> list[Sample]:
@@ -147,7 +225,7 @@ def evaluate(predictor: Predictor, args: Args) -> None:
     about = {key: record[key] for key in ("dataset", "weights", "weights_sha256", "epoch", "seed")}
     if duplicated:
         about["copies"] = report.by_duplicates(duplicated)
-    about |= {"run": run.name, "arithmetic": predictor.precision}
+    about |= {"run": run.name, "arithmetic": predictor.arithmetic.backbone}
     values = report.write(about, args.seed)
     print_metrics(values)
     if unlabelled_logits is not None:
@@ -167,8 +245,8 @@ def have_duplicates_in_training(predictor: Predictor, samples: Sequence[Sample])
     return [group in in_training for group in groups[: len(samples)]]
 
 
-def print_metrics(values: dict[str, Any]) -> None:
-    print(f"\ntest set: {values['n']} images; in brackets, 95 % bootstrap intervals over test images")
+def print_metrics(values: dict[str, Any], what: str = "test set") -> None:
+    print(f"\n{what}: {values['n']} images; in brackets, 95 % bootstrap intervals over test images")
     calibration = values["calibration"]
     for key in ("accuracy", "top5_accuracy", "loss", "precision", "recall", "f1"):
         low, high = values["intervals"][key]
@@ -192,7 +270,8 @@ def print_metrics(values: dict[str, Any]) -> None:
     width = max(len(name) for name in values["per_class"])
     print(f"\n  {'class':{width}s}  precision  recall      F1     n")
     for name, row in values["per_class"].items():
-        print(f"  {name:{width}s}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:6.3f}  {row['n']:4d}")
+        if row["n"]:
+            print(f"  {name:{width}s}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:6.3f}  {row['n']:4d}")
     print()
 
 

@@ -3,8 +3,8 @@
     python prepare_data.py                 downloads 12,600 labelled images (no account needed), then checks them
     python prepare_data.py --check DIR     checks only
 
-Prints a table of image sizes by class, and counts duplicates, unreadable and unlisted files. Writes the numbers and the
-files' names to results/data_check.json.
+Prints a table of image sizes by class, and counts duplicates, unreadable files and what is left out. Writes the numbers
+and the files' names to results/data_check.json.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,8 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from dataset import TRAIN_CSV, ActionData, Sample, class_counts, find_root, read_dataset
+from dataset import ActionData, Sample, class_counts, find_root, read_dataset
+from layouts.parts import LEFT_OUT, PARTS, TRAIN_CSV, describe_left_out
 from runtime.errors import InputError, first_line
 from runtime.files import write_json
 from splits.scan import Scan, group_duplicates, scan_files
@@ -49,7 +50,7 @@ def main(args: Args) -> None:
     if args.check is None and find_root(folder) is None:
         download(folder)
     data = read_dataset(folder)
-    samples = data.train + data.test
+    samples = data.train + data.val + data.test
     scans = dict(zip(samples, scan_files([sample.path for sample in samples], args.cache / "scans.json"), strict=True))
     report = make_report(data, scans)
     print_report(report)
@@ -84,6 +85,7 @@ def download(folder: Path) -> None:
 def make_report(data: ActionData, scans: dict[Sample, Scan]) -> dict[str, Any]:
     """The report as plain values: images by name, duplicates as groups of names, sizes in pixels."""
     readable = {sample: scan for sample, scan in scans.items() if scan.error is None}
+    part_of = {sample.name: part for part in PARTS for sample in getattr(data, part)}
     exact = group_equal(readable, (scan.sha256 for scan in readable.values()))
     near = group_equal(readable, group_duplicates(list(readable.values())).tolist())
     return {
@@ -93,13 +95,15 @@ def make_report(data: ActionData, scans: dict[Sample, Scan]) -> dict[str, Any]:
             name: sizes([readable[s] for s in data.train if s.label == name and s in readable]) | {"n": n}
             for name, n in sorted(class_counts(data.train).items())
         },
+        "sources": data.sources,
         "train": len(data.train),
+        "val": len(data.val),
         "test": len(data.test),
         "test_is_labelled": data.test_is_labelled,
         **sizes(readable.values()),
         "unreadable": {sample.name: scan.error for sample, scan in scans.items() if scan.error is not None},
-        "unlisted": data.unlisted,
-        "duplicates": {"exact": summarise_groups(exact), "near": summarise_groups(near)},
+        **data.left_out,
+        "duplicates": {"exact": summarise_groups(exact, part_of), "near": summarise_groups(near, part_of)},
     }
 
 
@@ -111,20 +115,20 @@ def group_equal(samples: Iterable[Sample], keys: Iterable[Any]) -> list[list[Sam
     return [group for group in groups.values() if len(group) > 1]
 
 
-def summarise_groups(groups: list[list[Sample]]) -> dict[str, Any]:
-    """Counts groups of duplicates and names those with several labels or in both training and test."""
+def summarise_groups(groups: list[list[Sample]], part_of: dict[str, str]) -> dict[str, Any]:
+    """Counts groups of duplicates and names those with several labels or in several parts of the dataset."""
 
     def names(chosen: Iterable[list[Sample]]) -> list[list[str]]:
         return [[f"{sample.name} ({sample.label or 'unlabelled'})" for sample in group] for group in chosen]
 
     across_labels = [group for group in groups if len({s.label for s in group if s.label}) > 1]
-    across_parts = [group for group in groups if len({s.name.split("/")[0] for s in group}) > 1]
+    across_parts = [group for group in groups if len({part_of[s.name] for s in group}) > 1]
     return {
         "groups": len(groups),
         "files": sum(map(len, groups)),
         "within_labels": len(groups) - len(across_labels),
         "across_labels": names(across_labels),
-        "across_train_and_test": names(across_parts),
+        "across_parts": names(across_parts),
     }
 
 
@@ -142,18 +146,20 @@ def print_report(report: dict[str, Any]) -> None:
     for name, row in report["classes"].items():
         sides = (f"{row[side]['min']}–{row[side]['max']} ({row[side]['median']:g})" for side in ("width", "height"))
         print(f"{name:{width}s}  {row['n']:6d}   " + "   ".join(f"{text:14s}" for text in sides).rstrip())
-    labels = "labelled" if report["test_is_labelled"] else "unlabelled"
-    print(f"\ntraining: {report['train']} images; test: {report['test']} images ({labels})")
+    words = {"train": "training", "val": "validation", "test": "test"}
+    counts = [f"{words[part]}: {report[part]} images ({report['sources'][part]})" for part in PARTS if report[part]]
+    unlabelled = ", unlabelled" if report["test"] and not report["test_is_labelled"] else ""
+    print(f"\n{'; '.join(counts)}{unlabelled}")
     for kind, meaning in (("exact", "identical files"), ("near", "similar images")):
         row = report["duplicates"][kind]
         print(
             f"duplicates ({meaning}): {row['files']} files in {row['groups']} groups, "
             f"{len(row['across_labels'])} of them with several labels, "
-            f"{len(row['across_train_and_test'])} in both training and test"
+            f"{len(row['across_parts'])} in several parts of the dataset"
         )
-    for title, names in (("unreadable files", report["unreadable"]), ("files without a CSV row", report["unlisted"])):
-        first = ", ".join(list(names)[:5]) + ", …" * (len(names) > 5)
-        print(f"{title}: {len(names)}" + f" ({first})" * bool(names))
+    bad = report["unreadable"]
+    print(f"unreadable files: {len(bad)}" + f" ({', '.join(list(bad)[:5])}{', …' * (len(bad) > 5)})" * bool(bad))
+    print(f"left out: {describe_left_out({reason: report[reason] for reason in LEFT_OUT}) or 'nothing'}")
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def finish(run: PreparedRun, state: TrainState) -> None:
     record = json.loads((run.folder / checkpoint.RECORD).read_text(encoding="utf-8")) | {"seconds": run.seconds}
     write_json(run.folder / checkpoint.RECORD, record)
     title = f"{run.data.name} · {run.weights.name}"
-    curves.learning_curves(state.history, best["epoch"], title, run.folder / "loss.png")
+    curves.learning_curves(state.history, best["epoch"], title, run.folder / checkpoint.CURVES)
     done = len(state.history)
     early = f", stopped after {done} of {run.epochs}" if done < run.epochs else ""
     print(f"\nbest epoch: {best['epoch']}{early}")

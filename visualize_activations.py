@@ -1,6 +1,6 @@
 """Draws the layer-by-layer grid of a network: kernels, activations, class probabilities.
 
-    python visualize_activations.py                          a random test image of the newest run
+    python visualize_activations.py                          a random test image
     python visualize_activations.py IMAGE …                  any images; --index 3 17: those test images
     python visualize_activations.py --columns kernels:conv1 conv1 relu1
     python visualize_activations.py --compare A.jpg B.jpg    the same channels for two images
@@ -151,7 +151,7 @@ def examples(args: Args, run: TrainedRun) -> list[Example]:
     """The images that the arguments ask for."""
     if args.images:
         return [run.file_example(path) for path in args.images]
-    return run.test_examples(list(args.index) or [run.random_index(args.seed)])
+    return run.test_examples(args.index) if args.index else [run.random_example(args.seed)]
 
 
 def predict(run: TrainedRun, example: Example, layers: Sequence[str]) -> tuple[Prediction, dict[str, Tensor]]:
@@ -251,9 +251,8 @@ def predict_from_features(
 
 
 def describe(prediction: Prediction) -> str:
-    """An image's name, how to choose it again, and its prediction."""
-    again = "" if prediction.example.index is None else f" (--index {prediction.example.index})"
-    return f"{prediction.example.name}{again}: {prediction.summary}"
+    """An image and its prediction."""
+    return f"{prediction.example.reference}: {prediction.summary}"
 
 
 def draw_dead_units(args: Args, run: TrainedRun) -> None:

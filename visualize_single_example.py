@@ -1,6 +1,6 @@
 """Shows everything that a trained network does with one image.
 
-    python visualize_single_example.py                      a random test image of the newest run
+    python visualize_single_example.py                      a random test image
     python visualize_single_example.py --index 12           that test image
     python visualize_single_example.py --image FILE         any image
     python visualize_single_example.py --layers base_model_layer1_block1_conv1 relu2 --channels 3 17
@@ -124,11 +124,9 @@ def main(args: Args) -> None:
         manifest = describe(args, run, prediction, acts, rows, partial) | {"seconds": seconds}
         write_json(partial / MANIFEST, manifest)
     images = len(list(folder.glob(f"*.{args.format}")))
-    print(f"{example.name}: {prediction.summary}")
+    print(f"{example.reference}: {prediction.summary}")
     written = f"{images} images with their numbers in {seconds:.1f} s"
     print(f"written: {folder}/: {written}; see overview.{args.format} first")
-    if example.index is not None:
-        print(f"the same image again: --index {example.index}")
 
 
 def choose(args: Args, run: TrainedRun) -> Example:
@@ -137,8 +135,7 @@ def choose(args: Args, run: TrainedRun) -> Example:
         if args.true_class is not None and args.true_class not in run.classes:
             raise InputError(f"--true-class {args.true_class}: the run knows {', '.join(run.classes)}")
         return run.file_example(args.image, args.true_class)
-    index = run.random_index(args.seed) if args.index is None else args.index
-    return run.test_examples([index])[0]
+    return run.random_example(args.seed) if args.index is None else run.test_examples([args.index])[0]
 
 
 def check_folder(folder: Path, example: Example) -> None:

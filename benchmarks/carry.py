@@ -23,7 +23,8 @@ import torch
 import tyro
 
 from backbones.imagenet_weights import NPM_FILE, BackboneWeights, load_weights
-from dataset import TEST_CSV, TRAIN_CSV, find_root
+from dataset import find_root
+from layouts.parts import TEST_CSV, TRAIN_CSV
 from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
 from runtime.images import load_image

@@ -3,9 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
-import time
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -18,8 +15,9 @@ from backbones.imagenet_weights import load_weights
 from benchmarks.baselines import calibrated_int8
 from benchmarks.bench import Bench, run_timed
 from benchmarks.interleave import run_interleaved
-from dataset import NAME_FILE, TRAIN_CSV
+from dataset import NAME_FILE
 from features.spec import FeatureSpec, dataset_digest
+from layouts.parts import TRAIN_CSV
 from runtime.errors import InputError
 from runtime.files import write_csv, write_json
 from training.recipe import IMAGE_SIZE
@@ -82,29 +80,6 @@ def loop_rates(bench: Bench, device: torch.device) -> tuple[dict[str, float], fl
     notes = [f"{name}: left out ({error})" for name, error in errors.items()]
     rates = {candidate: median(rates) for candidate, rates in train_runs.items()}
     return rates, median(val_runs["tutorial loop"]), notes
-
-
-def measure_start(bench: Bench, device: torch.device) -> None:
-    """Times scripts until they answer, as multiples of importing torch and torchvision in a process of its own."""
-    commands = {
-        "train.py --help": ("train.py", "--help"),
-        "predict5.py --help": ("predict5.py", "--help"),
-        "visualize_single_example.py --help": ("visualize_single_example.py", "--help"),
-    }
-    runs: dict[str, list[float]] = {"import torch, torchvision": [], **{name: [] for name in commands}}
-    for _ in range(bench.args.rounds):
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import torch, torchvision"], check=True)
-        runs["import torch, torchvision"].append(round(time.perf_counter() - begin, 2))
-        for name, command in commands.items():
-            runs[name].append(round(run_timed(*command)[0], 2))
-    first, *others = runs
-    ratios = {name: [a / b for a, b in zip(runs[name], runs[first], strict=True)] for name in others}
-    bench.save("start", {
-        "ours": median(runs[others[0]]), "peers": {name: median(values) for name, values in runs.items()},
-        "ratio": {name: round(median(values), 2) for name, values in ratios.items()},
-        "unit": f"seconds; ratios to {first}", "runs": runs,
-    })  # fmt: skip
 
 
 def measure_fast_training(bench: Bench, device: torch.device) -> None:

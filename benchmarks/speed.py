@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu, scripts
+from benchmarks import gpu, scripts, start
 from benchmarks.bench import Args, Bench, compare, known_parts, machine
 from benchmarks.interleave import run_interleaved
 from dataset import find_root, read_dataset
@@ -30,7 +30,7 @@ GROUPS = {  # parts that only compare candidates, with the candidates' groups
     "decoding": ["decoding, dataset images", "decoding, 12 megapixels"],
 }
 MEASUREMENTS = {
-    "start": scripts.measure_start,
+    "start": start.measure_start,
     "training": scripts.measure_training,
     "fast": scripts.measure_fast_training,
     "predict": scripts.measure_prediction,
@@ -39,7 +39,7 @@ MEASUREMENTS = {
     "scale": scripts.measure_scale,
 }
 ON_GPU = {
-    "start": scripts.measure_start,
+    "start": start.measure_start,
     "loop": gpu.measure_loop,
     "decoding": gpu.measure_decoding,
     "backbone": gpu.measure_backbone,

@@ -9,13 +9,15 @@ from dataset import Sample
 from evaluation.metrics import TOP
 
 
-def prediction_rows(samples: Sequence[Sample], probabilities: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """For each image its name, true and predicted class, probability and the five most probable classes.
+def prediction_rows(
+    samples: Sequence[Sample], probabilities: Tensor, classes: Sequence[str], top_k: int = TOP
+) -> list[dict[str, Any]]:
+    """For each image its name, true and predicted class, probability and the `top_k` most probable classes.
 
     Args:
         probabilities: (N, K), a row per sample.
     """
-    indices = probabilities.argsort(dim=1, descending=True, stable=True)[:, :TOP]  # of equal ones, the first
+    indices = probabilities.argsort(dim=1, descending=True, stable=True)[:, :top_k]  # of equal ones, the first
     values = probabilities.gather(1, indices)
     rows = []
     for sample, shares, order in zip(samples, values.tolist(), indices.tolist(), strict=True):

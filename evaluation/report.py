@@ -43,6 +43,7 @@ class EvaluationReport:
         title: heading of the figures.
         logits: (N, K), before temperature scaling; targets: (N,).
         temperature: divides logits to make calibrated probabilities.
+        is_test_set: of a run; its images go by their number (--index), others by their file names.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class EvaluationReport:
     logits: Tensor
     targets: Tensor
     temperature: float
+    is_test_set: bool = True
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -60,7 +62,9 @@ class EvaluationReport:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        return prediction_rows(self.samples, self.probabilities, self.classes)
+        """Predictions of the images, for a test set with `index`."""
+        rows = prediction_rows(self.samples, self.probabilities, self.classes)
+        return [{"index": index, **row} for index, row in enumerate(rows)] if self.is_test_set else rows
 
     @cached_property
     def mistakes(self) -> list[dict[str, Any]]:
@@ -168,7 +172,8 @@ class EvaluationReport:
     def draw(self, values: dict[str, Any], seed: int) -> None:
         """Draws the confusion matrix, random sample predictions and the most confident mistakes."""
         low, high = values["intervals"]["accuracy"]
-        accuracy = f"test accuracy {values['accuracy']:.1%} ({low:.1%} to {high:.1%}) on {values['n']} images"
+        what = "test accuracy" if self.is_test_set else "accuracy"
+        accuracy = f"{what} {values['accuracy']:.1%} ({low:.1%} to {high:.1%}) on {values['n']} images"
         curves.confusion(self.counts, self.classes, f"{self.title}\n{accuracy}", self.folder / "conf_matrix.png")
         chosen = np.random.default_rng(seed).permutation(len(self.rows)).tolist()
         first, more = [], []  # an image of each class comes before a second one of any

@@ -21,7 +21,6 @@ from explorer.look import Look
 from explorer.visitors import MAX_BYTES, Forgotten, Visitors
 from inspection.layer_names import describe_layer, module_of
 from runtime.errors import InputError
-from runtime.images import image_files
 
 STATIC = Path(__file__).parent / "static"
 LOCAL = ("127.0.0.1", "localhost")
@@ -94,7 +93,7 @@ class Routes:
             for column in chain.columns
         ]
         return JSONResponse({
-            "run": run.detail, "classes": run.classes, "size": run.image_size, "columns": columns,
+            "run": run.detail, "caution": run.caution, "classes": run.classes, "size": run.image_size, "columns": columns,
             "backbone": run.model.backbone_title, "index": self.index.state(),
             "examples": [path.stem.replace("_", " ") for path in self.examples], "max_bytes": MAX_BYTES,
         })  # fmt: skip
@@ -201,10 +200,6 @@ def make_app(visitors: Visitors, index: IndexMaker, examples: Sequence[Path], na
         ],
         exception_handlers={InputError: on_error},
     )
-
-
-def find_examples(folder: Path) -> list[Path]:
-    return image_files(folder) if folder.is_dir() else []
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from threading import Lock
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from explorer.look import Look
 from inspection.chain import Chain
@@ -50,10 +50,8 @@ class Visitors:
             input = eval_input(content, self.run.image_size)
         except InputError:
             raise
-        except UnidentifiedImageError as error:
-            raise InputError(f"{name}: not an image; give a JPEG, PNG, WebP, GIF, BMP or TIFF file") from error
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
-            raise InputError(f"{name}: a damaged image ({first_line(error)}); give another") from error
+            raise InputError(f"{name}: cannot be read ({first_line(error)}); give another file") from error
         shown = dict(self.get(like).shown) if like else {}
         look = Look(self.run, self.chain, name, input, shown)
         id = secrets.token_urlsafe(16)

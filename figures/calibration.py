@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from figures.curves import TRAIN, VAL, fit_image, save
+from figures.curves import TRAIN, VAL, fit_image, image_name, save
 from figures.page import Page, wrap_text
 from runtime.text import shorten
 
@@ -69,7 +69,8 @@ def confused_pairs(
     """A line per pair of classes (`evaluation.calibration.confused_pairs`): images of one predicted as the other.
 
     Args:
-        examples: for each pair its images, each with `path`, `true`, `predicted` and `probability`.
+        examples: for each pair its images, each with `filename` (of a test image `index`), `path`, `true`, `predicted`
+            and `probability`.
     """
     size, gap = 2.4, 0.2
     images = [[fit_image(row["path"], size, size) for row in line] for line in examples]
@@ -81,7 +82,7 @@ def confused_pairs(
         headings.append(wrap_text(words, width - 0.5, 9.7))  # bold letters are wider
     tops = [0.2 * (1 + words.count("\n")) for words in headings]
     tallest = [max((height for *_, height in line), default=0.0) for line in images]
-    page = Page(width, 0.95 + sum(tops) + sum(tallest) + 0.7 * len(pairs))
+    page = Page(width, 0.95 + sum(tops) + sum(tallest) + 0.85 * len(pairs))
     page.title("Most confused pairs of classes", f"{detail} · copies of a photograph are shown once")
     y = 0.95
     for words, line, pixels, top, high in zip(headings, examples, images, tops, tallest, strict=True):
@@ -90,7 +91,7 @@ def confused_pairs(
         for place, (row, image) in enumerate(zip(line, pixels, strict=True)):
             x = 0.25 + place * (size + gap)
             predicted = f"predicted: {shorten(row['predicted'], 20)} ({row['probability']:.0%})"
-            page.text(x, y, f"true: {shorten(row['true'], 20)}\n{predicted}", 8)
-            page.image(x, y + 0.38, image[1], image[2], image[0])
-        y += high + 0.7
+            page.text(x, y, f"{image_name(row)}\ntrue: {shorten(row['true'], 20)}\n{predicted}", 8)
+            page.image(x, y + 0.53, image[1], image[2], image[0])
+        y += high + 0.85
     page.save(path)

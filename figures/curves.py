@@ -97,7 +97,8 @@ def predictions(rows: Sequence[dict[str, Any]], title: str, detail: str, path: P
     """Images above their most probable classes, five in a line.
 
     Args:
-        rows: for each image `path`, `true`, `predicted` and `top`, a list of (class, probability), highest first.
+        rows: for each image `path`, `true` (None where unknown), `predicted` and `top`, (class, probability) highest
+            first; of a test image `index`, of others `filename`.
         given: word for the class that the dataset gives.
     """
     width, gap = 2.8, 0.2
@@ -105,17 +106,36 @@ def predictions(rows: Sequence[dict[str, Any]], title: str, detail: str, path: P
     images = [[fit_image(row["path"], width, 2.8) for row in line] for line in lines]
     tallest = [max(height for *_, height in line) for line in images]
     chart = 0.23 * len(rows[0]["top"])
-    page = Page(0.3 + 5 * (width + gap), 0.95 + sum(tallest) + len(lines) * (chart + 0.85))
+    columns = min(5, max(2, len(rows)))
+    page = Page(0.3 + columns * (width + gap), 0.95 + sum(tallest) + len(lines) * (chart + 1.03))
     page.title(title, detail)
     y = 0.95
     for line, pixels, high in zip(lines, images, tallest, strict=True):
         for place, (row, image) in enumerate(zip(line, pixels, strict=True)):
             x, true = 0.25 + place * (width + gap), row["true"]
-            words = f"{given}: {shorten(true)}\npredicted: {shorten(row['predicted'])}"
-            page.text(x, y, words, color=RIGHT if true == row["predicted"] else WRONG)
-            page.image(x, y + 0.4, image[1], image[2], image[0])
+            page.text(x, y, image_name(row), color="0.35")
+            page.text(x, y + 0.17, verdict(row, given), color=verdict_colour(row))
+            page.image(x, y + 0.57, image[1], image[2], image[0])
             names, values = zip(*row["top"], strict=True)
-            colours = [RIGHT if name == true else WRONG if name == row["predicted"] else OTHER for name in names]
-            page.bars(x, y + 0.5 + high, width, chart, names, values, colours)
-        y += high + chart + 0.85
+            marks = {row["predicted"]: WRONG, true: RIGHT} if true else {}
+            colours = [marks.get(name, OTHER) for name in names]
+            page.bars(x, y + 0.67 + high, width, chart, names, values, colours)
+        y += high + chart + 1.03
     page.save(path)
+
+
+def image_name(row: dict[str, Any]) -> str:
+    """What figures call an image: its position in the test set, or the name of any other file."""
+    return f"test image {row['index']}" if "index" in row else shorten(Path(row["filename"]).name, 40)
+
+
+def verdict(row: dict[str, Any], given: str) -> str:
+    """Two lines: the true class, where it is known, and the predicted one, or that the network is not sure."""
+    predicted = f"predicted: {shorten(row['predicted'])}"
+    if row["true"] is None:
+        return predicted if row.get("sure", True) else f"not sure,\nmost probable: {shorten(row['predicted'])}"
+    return f"{given}: {shorten(row['true'])}\n{predicted}"
+
+
+def verdict_colour(row: dict[str, Any]) -> str:
+    return "black" if row["true"] is None else RIGHT if row["true"] == row["predicted"] else WRONG

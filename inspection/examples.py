@@ -28,6 +28,7 @@ class Example:
         image: the full image, upright, RGB.
         input: (3, S, S), cropped and normalised.
         true: its class, None where unknown.
+        caution: kind of a network that cannot judge it, as "a network trained on drawings"; else "".
     """
 
     name: str
@@ -36,12 +37,14 @@ class Example:
     image: Image.Image
     input: Tensor
     true: str | None
+    caution: str = ""
 
     @property
     def folder(self) -> str:
-        """A name for its folder and files: its path in the dataset, or the name of any other file."""
-        name = Path(self.name if self.index is not None else Path(self.name).name)
-        return re.sub(r"[^\w.-]+", "_", str(name.with_suffix(""))).strip("._") or "image"
+        """A name for its folder and files: that of its file, after "test_<index>" where it is a test image."""
+        # Not the file's folder: a test image may lie in train/. Not the index alone: each run counts its own.
+        stem = re.sub(r"[^\w.-]+", "_", Path(self.name).stem).strip("._") or "image"
+        return stem if self.index is None else f"test_{self.index}_{stem}"
 
     @property
     def id(self) -> str:
@@ -50,8 +53,13 @@ class Example:
 
     @property
     def label(self) -> str:
-        """The end of its path, short enough for a figure."""
-        return shorten("/".join(Path(self.name).parts[-2:]), 40)
+        """For figures: "test image 12", or the end of any other file's path."""
+        return shorten("/".join(Path(self.name).parts[-2:]), 40) if self.index is None else f"test image {self.index}"
+
+    @property
+    def reference(self) -> str:
+        """For the console: the file as given, or the test image and the option that chooses it again."""
+        return self.name if self.index is None else f"{self.label} (--index {self.index})"
 
     @property
     def input_pixels(self) -> np.ndarray:
@@ -75,6 +83,8 @@ class Prediction:
     def summary(self) -> str:
         """True class, where known, and predicted class with its probability."""
         predicted = f"predicted {shorten(self.predicted)} ({self.probabilities.max():.0%})"
+        if self.example.caution:
+            predicted += f" by {self.example.caution}"
         return predicted if self.example.true is None else f"true {shorten(self.example.true)}, {predicted}"
 
     @property

@@ -1,36 +1,71 @@
 """Finds image files and decodes them to upright 8-bit RGB."""
 
+import functools
 import io
 import os
 import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runtime.errors import InputError
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+try:
+    from pillow_heif import register_heif_opener  # optional: the photographs of many telephones
+
+    register_heif_opener()
+except ImportError:
+    pass
+
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"}
+HEIF_FIX = "install Pillow's plugin (pip install pillow-heif) or convert to JPEG"
+UNDECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow recognises but cannot decode alone
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # from where on Pillow refuses an image, before it decodes it
 JPEG_START = b"\xff\xd8"
 FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended sequential, progressive: markers of the image's size
 
 
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of all files that Pillow opens, in lower case."""
+    formats = Image.registered_extensions()  # loads all plugins: 0.2 s
+    opened = {"MPO", *Image.OPEN} - UNDECODED  # MPO: opened as JPEG
+    return frozenset(suffix for suffix, name in formats.items() if name in opened)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's suffix, in any case, is that of an image."""
+    return os.path.splitext(name)[1].lower() in image_suffixes()
+
+
 def image_files(folder: Path) -> list[Path]:
     """Image files in `folder` and below, sorted, without hidden files and folders."""
-    return [folder / name for name in image_names(folder)]
+    return [folder / name for name in file_names(folder) if is_image_name(name)]
 
 
-def image_names(folder: Path) -> list[str]:
-    """As `image_files`, relative to `folder`, with "/"."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = () if Path(place) == folder else Path(place).relative_to(folder).parts
-        for name in names:
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in IMAGE_SUFFIXES and not name.startswith(".") and os.path.isfile(f"{place}/{name}"):
-                found.append((*inside, name))
+def file_names(folder: Path) -> list[str]:
+    """Files in `folder` and below, relative to it, with "/", sorted; none if there is no such folder.
+
+    Links to folders are followed, but not into a folder that they lie in. Hidden files and folders are left out.
+    """
+    if not os.path.isdir(folder):
+        return []
+    found, todo = [], [((), frozenset(map(str, Path(os.path.realpath(folder)).parents)))]
+    while todo:
+        inside, above = todo.pop()
+        place = os.path.join(folder, *inside)
+        real = os.path.realpath(place)
+        if real in above:
+            continue
+        for entry in os.scandir(place):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                todo.append(((*inside, entry.name), above | {real}))
+            elif entry.is_file() or entry.is_symlink():  # a broken link is an image that is missing
+                found.append((*inside, entry.name))
     return ["/".join(parts) for parts in sorted(found)]
 
 
@@ -53,10 +88,19 @@ def decode_pixels(data: bytes, min_side: int = 0) -> np.ndarray:
             return decode_jpeg(data, mode="RGB").permute(1, 2, 0).numpy()
         except RuntimeError:
             pass  # damaged: Pillow says how
-    with Image.open(io.BytesIO(data)) as file:
+    with open_image(data) as file:
         if min_side:
             file.draft("RGB", (min_side, min_side))
         return np.asarray(to_rgb(ImageOps.exif_transpose(file)))
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Opens the content of an image file without decoding it. Raises: OSError where it is not an image."""
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        is_heif = data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
+        raise OSError(f"HEIC: {HEIF_FIX}" if is_heif else "not an image that Pillow opens") from None
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -98,7 +142,7 @@ def check_size(data: bytes, most: int) -> None:
     """Reads the size of an image from its header alone. Raises: InputError above `most` pixels; what Pillow raises."""
     limit = f"{most // 10**6} million"
     try:
-        with Image.open(io.BytesIO(data)) as file:
+        with open_image(data) as file:
             width, height = file.size
     except Image.DecompressionBombError as error:
         raise InputError(f"the image has far more than {limit} pixels; give a smaller one") from error

@@ -15,7 +15,7 @@ class RunOptions:
     """Which run, on which data and device."""
 
     run: str = ""
-    """Name of the run, a folder in results/. Default: the newest."""
+    """Name of the run, a folder in results/, or "pretrained". Default: the newest finished run, else "pretrained"."""
     data: Path | None = None
     """Folder of the dataset. Default: the one the run was trained on."""
     device: str = "auto"

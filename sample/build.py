@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset import NAME_FILE, TEST_CSV, TRAIN_CSV
+from dataset import NAME_FILE
+from layouts.parts import TEST_CSV, TRAIN_CSV
 from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
 from runtime.files import write_csv, write_folder, write_json

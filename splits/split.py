@@ -14,7 +14,7 @@ TEST_SHARE = 0.15  # of the labelled images, where the dataset has no labelled t
 
 @dataclass
 class Split:
-    """Samples of each part; `left_out`: training images that are duplicates of images in the given test set."""
+    """Samples of each part; `left_out`: images that are duplicates of images in a given validation or test set."""
 
     train: list[Sample]
     val: list[Sample]
@@ -27,7 +27,9 @@ class Split:
 
 
 def split_data(data: ActionData, groups: Sequence[int], seed: int, val_share: float = 0.2) -> Split:
-    """Splits a dataset. The test part is its labelled test set, or a held-out share where it has none.
+    """Keeps a dataset's own validation set and labelled test set; holds out those that it lacks.
+
+    Duplicates of test images are left out of validation and training, those of validation images out of training.
 
     Args:
         groups: group number of each image in `data.labelled`; duplicates share one (see `scan.group_duplicates`).
@@ -37,18 +39,51 @@ def split_data(data: ActionData, groups: Sequence[int], seed: int, val_share: fl
     """
     rng = np.random.default_rng(seed)
     group_of = dict(zip((sample.name for sample in data.labelled), groups, strict=True))
-    pool, test, left_out = data.train, data.test, []
-    if data.test_is_labelled:
-        test_groups = {group_of[sample.name] for sample in test}
-        left_out = [sample for sample in pool if group_of[sample.name] in test_groups]
-        pool = [sample for sample in pool if group_of[sample.name] not in test_groups]
-    else:
+    test = data.test if data.test_is_labelled else []
+    val, val_left_out = without_duplicates(data, data.val, test, group_of)
+    pool, left_out = without_duplicates(data, data.train, val + test, group_of)
+    if not test:
         pool, test = hold_out(pool, group_of, TEST_SHARE, rng)
-    train, val = hold_out(pool, group_of, val_share, rng)
-    too_small = [name for name in data.classes if any(name not in {s.label for s in part} for part in (train, val))]
+    train = pool
+    if not val:
+        train, val = hold_out(pool, group_of, val_share, rng)
+    drawn = [train, *([] if data.val else [val]), *([] if data.test_is_labelled else [test])]
+    too_small = sorted({name for part in drawn for name in set(data.classes) - {sample.label for sample in part}})
     if too_small:
-        raise InputError(f"{data.root}: class {too_small[0]!r} is too small to split; add images or remove the class")
-    return Split(train, val, test, left_out)
+        raise InputError(f"{data.root}: {explain_too_small(data, too_small, group_of)}")
+    return Split(train, val, test, left_out + val_left_out)
+
+
+def explain_too_small(data: ActionData, classes: Sequence[str], group_of: dict[str, int]) -> str:
+    images = [sample.name for sample in data.train if sample.label == classes[0]]
+    groups = len({group_of[name] for name in images})
+    also = f" (also {', '.join(map(repr, classes[1:6]))}{', …' * (len(classes) > 6)})" if len(classes) > 1 else ""
+    duplicates = f" in {groups} group(s) of duplicates" if groups < len(images) else ""
+    apart = ", or split similar images apart with --ignore-duplicates" if duplicates else ""
+    return (
+        f"class {classes[0]!r} is too small to split: {len(images)} training images{duplicates}{also}; "
+        f"add images or remove the class{apart}"
+    )
+
+
+def without_duplicates(
+    data: ActionData, samples: list[Sample], given: Sequence[Sample], group_of: dict[str, int]
+) -> tuple[list[Sample], list[Sample]]:
+    """Divides samples into those that have no duplicate in a given part, and the others.
+
+    Raises: InputError where a class of the dataset would have none of its images left.
+    """
+    taken = {group_of[sample.name] for sample in given}
+    kept = [sample for sample in samples if group_of[sample.name] not in taken]
+    left_out = [sample for sample in samples if group_of[sample.name] in taken]
+    if gone := {sample.label for sample in left_out} - {sample.label for sample in kept}:
+        first = next(sample for sample in left_out if sample.label == min(gone))
+        places = " or ".join(sorted({f"{sample.name.split('/')[0]}/" for sample in given}))
+        raise InputError(
+            f"{data.root}: all images of class {first.label!r} in {first.name.split('/')[0]}/ have duplicates in "
+            f"{places}; remove them from one of the two (prepare_data.py --check names them)"
+        )
+    return kept, left_out
 
 
 def hold_out(
@@ -56,8 +91,7 @@ def hold_out(
 ) -> tuple[list[Sample], list[Sample]]:
     """Holds out `share` of each class, whole groups only. Returns (kept, held out), both in the given order.
 
-    A group counts for the class of its first member. Raises: InputError for a class of which no image would be held out
-    or none kept.
+    A group counts for the class of its first member. A class of few groups may be all kept or all held out.
     """
     members = defaultdict(list)
     for sample in samples:
@@ -66,7 +100,7 @@ def hold_out(
     for group, group_samples in members.items():
         groups_of_class[group_samples[0].label].append(group)
     held_out = set()
-    for label, groups in sorted(groups_of_class.items()):
+    for _, groups in sorted(groups_of_class.items()):
         total = sum(len(members[group]) for group in groups)
         quota = max(1, round(share * total))
         count = 0
@@ -74,18 +108,19 @@ def hold_out(
             if count + len(members[group]) <= quota:
                 held_out.add(group)
                 count += len(members[group])
-        if not count or count == total:
-            raise InputError(
-                f"class {label!r} is too small to split: {total} images in {len(groups)} group(s) of duplicates; "
-                "add images or remove the class"
-            )
     kept = [sample for sample in samples if group_of[sample.name] not in held_out]
     return kept, [sample for sample in samples if group_of[sample.name] in held_out]
 
 
-def describe(split: Split) -> str:
-    """One line for the console: the number of images in each part."""
-    counts = ", ".join(f"{len(samples)} {part}" for part, samples in vars(split).items() if samples)
-    counts = counts.replace("left_out", "left out as duplicates of test images")
+def describe(split: Split, data: ActionData) -> str:
+    """One line for the console: the number of images in each part, and where they come from."""
+    given = {"train", *(["val"] if data.val else []), *(["test"] if data.test_is_labelled else [])}
+    counts = [
+        f"{len(samples)} {part} ({data.sources[part] if part in given else 'held out of training images'})"
+        for part, samples in list(vars(split).items())[:3]
+    ]
+    if split.left_out:
+        parts = [name for part, name in (("val", "validation"), ("test", "test")) if part in given]
+        counts.append(f"{len(split.left_out)} left out as duplicates of {' or '.join(parts)} images")
     smallest, count = min(class_counts(split.train).items(), key=lambda item: item[1])
-    return f"{counts} (smallest class in training: {smallest}, {count})"
+    return f"{', '.join(counts)}; smallest class in training: {smallest}, {count}"

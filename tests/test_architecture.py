@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 
 LEVELS = (  # from the bottom up; a module imports only from levels below its own, or from its own room
     {"runtime"},
+    {"layouts"},
     {"dataset"},
     {"backbones", "layers", "sample", "splits"},
     {"model"},
@@ -20,8 +21,11 @@ LEVELS = (  # from the bottom up; a module imports only from levels below its ow
     {"evaluation"},
     {"training"},
     {"explorer"},
-    {"train", "predict5", "visualize_single_example", "visualize_activations", "prepare_data", "explore", "benchmarks"},
-)
+    {
+        "train", "predict5", "visualize_single_example", "visualize_activations", "prepare_data", "export", "explore",
+        "benchmarks",
+    },
+)  # fmt: skip
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 SCRIPTS = LEVELS[-1] - {"benchmarks"}
 HEAVY = {  # rooms that may import a library that takes long to import, or that only one job needs

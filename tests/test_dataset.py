@@ -25,7 +25,7 @@ def test_reads_kaggle_layout(kaggle: Path) -> None:
     assert data.train[3].label == "sit"
     assert [sample.label for sample in data.test] == [None] * 3
     assert not data.test_is_labelled
-    assert data.unlisted == ["train/extra.jpg"]
+    assert data.left_out["unlisted"] == ["train/extra.jpg"]
 
 
 def test_reads_image_path_column_archive_folder_and_labelled_test_set(kaggle: Path) -> None:

@@ -236,12 +236,13 @@ def test_figures_have_room_for_long_class_names(tmp_path: Path, monkeypatch: pyt
     for n, size in enumerate([(400, 90), (90, 400), (200, 200), (30, 20), (300, 200), (200, 300)]):
         blobs(n, size).save(tmp_path / f"{n}.jpg")
         top = [(classes[place % count], 0.9 / (place + 1)) for place in range(n, n + min(5, count))]
-        row = {"path": tmp_path / f"{n}.jpg", "true": classes[-1 - n % 2], "predicted": top[0][0], "probability": 0.9}
-        rows.append(row | {"top": top})
+        row = {"index": 70 + n, "path": tmp_path / f"{n}.jpg", "true": classes[-1 - n % 2], "predicted": top[0][0]}
+        rows.append(row | {"probability": 0.9, "top": top})
     pair = {"classes": classes[:2], "n": [3, 3], "of": 50}
-    save = Page.save
+    save, shown = Page.save, {}
 
     def checked(page: Page, path: Path) -> None:
+        shown[path.stem] = [text.get_text() for text in page.axes.texts]
         save(page, path)
         check_page(page, path)
 
@@ -250,5 +251,8 @@ def test_figures_have_room_for_long_class_names(tmp_path: Path, monkeypatch: pyt
         curves.predictions(rows, "Sample predictions", "a_run", tmp_path / "predictions.png")
         calibration_figures.confused_pairs([pair, pair, pair], [rows, rows[:2], []], "a_run", tmp_path / "confused.png")
         curves.confusion(np.eye(count, dtype=int), classes, "a_run", tmp_path / "matrix.png")
+    names = [f"test image {70 + n}" for n in range(6)]
+    for page, expected in (("predictions", names), ("confused", names + names[:2])):
+        assert [text for text in shown[page] if text.startswith("test image")] == expected
     for name in ("predictions", "confused", "matrix"):
         not_blank(tmp_path / f"{name}.png")

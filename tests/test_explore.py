@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from dataset import EvalTransform, normalise
 from explorer.index import IndexMaker, save
-from explorer.server import find_examples, listen, make_app
+from explorer.server import listen, make_app
 from explorer.visitors import MAX_BYTES, Visitors
 from runtime.errors import InputError
 from runtime.images import load_image
@@ -142,11 +142,11 @@ def test_compared_photographs_show_the_same_channels(client: TestClient, run: Tr
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [
-        (b"no image at all", 400, "garbage.bin: not an image; give a JPEG"),
+        (b"no image at all", 400, "garbage.bin: cannot be read (not an image that Pillow opens)"),
         (b"", 400, "not an image"),
         (png(20_000, 20_000), 400, "far more than 64 million pixels"),
         (png(9_000, 9_000), 400, "9000 × 9000 pixels, more than 64 million"),
-        (png(500, 500), 400, "damaged image"),
+        (png(500, 500), 400, "truncated"),
         (b"\xff\xd8\xff\xe0" + bytes(MAX_BYTES), 413, "more than 25 MB"),
     ],
 )
@@ -172,7 +172,13 @@ def test_strangers_are_refused(client: TestClient, visitors: Visitors, photograp
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
     assert client.get("/", headers={"host": "127.0.0.1:8000"}).status_code == 200
     assert client.post("/api/images", content=b"", headers={"sec-fetch-site": "cross-site"}).status_code == 403
-    for place in ("/static/../server.py", "/static/%2e%2e/server.py", "/static//etc/passwd", "/api/examples/0"):
+    for place in (
+        "/static/../server.py",
+        "/static/%2e%2e/server.py",
+        "/static//etc/passwd",
+        "/api/examples/0",
+        "/api/examples/../../best.pt",
+    ):
         assert client.get(place).status_code in (400, 404)
 
 
@@ -258,4 +264,3 @@ def test_a_port_in_use_and_wrong_options_are_one_line(script: Script, tmp_path: 
     done = script(tmp_path, "explore.py", "--host", "0.0.0.0")
     assert done.returncode == 2
     assert "needs --name" in done.stderr
-    assert find_examples(tmp_path / "none") == []

@@ -1,11 +1,15 @@
 """Statistics of layers, attributions that find a known place, and connections between layers."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from conftest import blobs
 from torch import Tensor, nn
 
 from backbones.imagenet_weights import BackboneWeights
+from dataset import Sample
 from figures.connections import connect, contributions, make_columns, shown_values
 from figures.example import attribution_scale
 from figures.network import stage_layers, stages
@@ -13,6 +17,7 @@ from figures.page import ASCENT, LINE, Page, Scale
 from hooks import layer_shapes, record
 from inspection import attribution
 from inspection.channels import activity, most_active, ranking_layer
+from inspection.examples import file_example, load_example
 from inspection.layer_names import as_maps, leaf_layers
 from inspection.layer_stats import histogram, kernel_slices, kernel_tiles, strongest_inputs
 from model import ActionNet, build_model
@@ -275,3 +280,14 @@ def test_stages_of_the_drawing_hold_every_parameter_once(net: ActionNet) -> None
     assert by_name["conv1"]["output"] == [512, 2, 2]
     assert by_name["conv1"]["parts"] == ["channel_dropout", "conv1", "bn1", "relu1"]
     assert by_name["fc"]["output"] == [7]
+
+
+def test_test_images_are_named_by_their_index_and_other_files_by_their_path(tmp_path: Path) -> None:
+    path = tmp_path / "train" / "run" / "a b.jpg"
+    path.parent.mkdir(parents=True)
+    blobs(1).save(path)
+    tested = load_example(Sample("train/run/a b.jpg", path, "run"), 12, 64)
+    assert (tested.label, tested.reference) == ("test image 12", "test image 12 (--index 12)")
+    assert (tested.folder, tested.id, tested.name) == ("test_12_a_b", "12", "train/run/a b.jpg")
+    other = file_example(path, 64)
+    assert (other.label, other.reference, other.folder, other.id) == ("run/a b.jpg", str(path), "a_b", "a_b")

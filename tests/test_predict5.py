@@ -65,7 +65,9 @@ def test_metrics_follow_from_the_table_of_predictions(trained: Path) -> None:
     assert len(predictions) == 30
     assert set(predictions[0]) == {"filename", "label", "probability"}
     assert all(0 < float(row["probability"]) <= 1 for row in predictions)
-    assert len(json.loads((folder / "pred.json").read_text())) == 5
+    shown = json.loads((folder / "pred.json").read_text())
+    assert len(shown) == 5
+    assert [row["filename"] for row in shown] == [list(split["test"])[row["index"]] for row in shown]
     for name in ("conf_matrix.png", "pred.png", "mistakes.png", "trust.png", "confused.png"):
         with Image.open(folder / name) as image:
             assert np.asarray(image.convert("L")).std() > 10, name

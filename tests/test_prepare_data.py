@@ -35,9 +35,10 @@ def test_check_reports_duplicates_unreadable_and_unlisted_files(
     exact = report["duplicates"]["exact"]
     assert (exact["groups"], exact["files"]) == (2, 4)
     assert exact["across_labels"] == [["train/Image_0.jpg (run)", "train/Image_1.jpg (sit)"]]
-    assert exact["across_train_and_test"] == [["train/Image_6.jpg (run)", "test/Image_2.jpg (unlabelled)"]]
+    assert exact["across_parts"] == [["train/Image_6.jpg (run)", "test/Image_2.jpg (unlabelled)"]]
     assert report["width"]["max"] == 40
     output = capsys.readouterr().out
     assert "run      10   40–40 (40)       32–32 (32)" in output
-    assert "duplicates (identical files): 4 files in 2 groups, 1 of them with several labels, 1 in both" in output
+    assert "duplicates (identical files): 4 files in 2 groups, 1 of them with several labels, 1 in several" in output
     assert "unreadable files: 1 (train/Image_5.jpg)" in output
+    assert "left out: 1 image(s) without a CSV row or outside class folders (train/unlisted.jpg)\n" in output

@@ -34,7 +34,7 @@ def test_sample_reads_as_a_dataset(sample: Path) -> None:
     assert data.name == "built-in sample"
     assert data.classes == sorted(SCENES)
     assert [first.label for first in data.train[:15]] == list(SCENES)
-    assert (len(data.test), data.test_is_labelled, data.unlisted) == (UNLABELLED, False, [])
+    assert (len(data.test), data.test_is_labelled, any(data.left_out.values())) == (UNLABELLED, False, False)
 
 
 def test_other_folders_are_not_overwritten(tmp_path: Path) -> None:

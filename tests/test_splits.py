@@ -73,11 +73,12 @@ def test_one_error_lists_all_unreadable_images(kaggle: Path, tmp_path: Path) -> 
     assert set(readable) == {sample.name for sample in samples} - {f"train/Image_{n}.jpg" for n in (3, 8, 11)}
 
 
-def fake_data(counts: dict[str, int], test: list[Sample] | None = None) -> ActionData:
+def fake_data(counts: dict[str, int], test: list[Sample] | None = None, val: list[Sample] | None = None) -> ActionData:
     train = [
         Sample(f"train/{name}{n}", Path(f"{name}{n}"), name) for name, count in counts.items() for n in range(count)
     ]
-    return ActionData("fake", Path("nowhere"), sorted(counts), train, test or [])
+    sources = {"train": "train/", "val": "val/", "test": "test/"}
+    return ActionData("fake", Path("nowhere"), sorted(counts), train, val or [], test or [], sources)
 
 
 def test_split_is_stratified_and_repeatable_by_seed() -> None:
@@ -116,13 +117,48 @@ def test_given_test_set_is_kept_and_its_duplicates_are_left_out() -> None:
     assert split.test == test
     assert [s.name for s in split.left_out] == ["train/a7"]
     assert len(split.train) + len(split.val) == 79
-    assert "5 test, 1 left out as duplicates of test images (smallest class in training: a," in describe(split)
+    about = describe(split, data)
+    assert "16 val (held out of training images), 5 test (test/), 1 left out as duplicates of test images" in about
+    assert "smallest class in training: a," in about
 
 
-def test_class_that_is_too_small_is_named() -> None:
-    with pytest.raises(InputError, match=r"class 'b' is too small"):
-        split_data(fake_data({"a": 50, "b": 2}), list(range(52)), seed=0)
-    with pytest.raises(InputError, match=r"class 'b' is too small to split: 9 images in 1 group\(s\) of duplicates"):
+def test_given_validation_set_is_kept_and_no_duplicate_is_in_two_parts() -> None:
+    val = [Sample(f"val/{n}", Path(f"v{n}"), "ab"[n % 2]) for n in range(6)]
+    data = fake_data({"a": 40, "b": 40}, val=val)
+    groups = [*range(80), 100, 101, 102, 103, 104, 50]  # val/5 is a duplicate of train/b10
+    split = split_data(data, groups, seed=0)
+    assert split.val == val
+    assert [s.name for s in split.left_out] == ["train/b10"]
+    assert (len(split.train), len(split.test)) == (67, 12)  # 15 % of 40 and 39
+    assert not {s.name for s in split.train} & {s.name for s in split.test}
+    text = "67 train (train/), 6 val (val/), 12 test (held out of training images), 1 left out as duplicates of val"
+    assert text in describe(split, data)
+
+
+def test_given_validation_and_test_sets_leave_training_as_it_is() -> None:
+    val = [Sample(f"val/{n}", Path(f"v{n}"), "ab"[n % 2]) for n in range(4)]
+    test = [Sample(f"test/{n}", Path(f"t{n}"), "a") for n in range(3)]
+    data = fake_data({"a": 2, "b": 1}, test, val)  # too small to split, which nobody has to
+    split = split_data(data, [0, 1, 2, 10, 11, 12, 13, 20, 21, 12], seed=0)  # val/2 is a duplicate of test/2
+    assert (split.train, split.val, split.test) == (data.train, [val[0], val[1], val[3]], test)
+    assert split.left_out == [val[2]]
+
+
+def test_copies_of_a_whole_class_in_a_given_part_are_named() -> None:
+    test = [Sample(f"test/a/{n}", Path(f"t{n}"), "a") for n in range(3)]
+    with pytest.raises(InputError, match=r"all images of class 'a' in train/ have duplicates in test/; remove"):
+        split_data(fake_data({"a": 3, "b": 9}, test), [*range(12), 0, 1, 2], seed=0)
+    val = [Sample(f"val/a/{n}", Path(f"v{n}"), "a") for n in range(3)]
+    with pytest.raises(InputError, match=r"all images of class 'a' in val/ have duplicates in test/; remove"):
+        split_data(fake_data({"a": 3, "b": 9}, test, val), [*range(12), 20, 21, 22, 20, 21, 22], seed=0)
+
+
+def test_classes_that_are_too_small_are_named() -> None:
+    with pytest.raises(
+        InputError, match=r"class 'b' is too small to split: 2 training images \(also 'c'\); add images"
+    ):
+        split_data(fake_data({"a": 50, "b": 2, "c": 1}), list(range(53)), seed=0)
+    with pytest.raises(InputError, match=r"'b' .* 9 training images in 1 group\(s\) .* with --ignore-duplicates"):
         split_data(fake_data({"a": 50, "b": 9}), [*range(50), *[99] * 9], seed=0)
 
 

@@ -33,11 +33,12 @@ def manifest_of(folder: Path) -> dict:
 def test_folder_of_a_test_image_is_complete(trained: Path, script: Script) -> None:
     done = script(trained, "visualize_single_example.py", "--index", 5)
     assert done.returncode == 0, done.stderr
-    folder = next((trained / "activations").glob("train_*"))
+    folder = next((trained / "activations").glob("test_5_*"))
     about = manifest_of(folder)
     split = json.loads((trained / "results/a/split.json").read_text())
     epoch = json.loads((trained / "results/a/best.json").read_text())["epoch"]
     assert about["image"] == split["test"][5]
+    assert folder.name == f"test_5_{Path(about['image']).stem}"
     assert sum(about["probabilities"].values()) == pytest.approx(1, abs=1e-4)
     assert about["predicted"] == max(about["probabilities"], key=about["probabilities"].get)
     assert {path.name for path in folder.glob("*.png")} == set(about["files"])
@@ -54,8 +55,8 @@ def test_folder_of_a_test_image_is_complete(trained: Path, script: Script) -> No
         f"kernels_{of_layers}_layer_conv2", f"histograms_{of_layers}", "gradients", "cam", "overview",
     ):  # fmt: skip
         assert f"{name}.png" in about["files"]
-    assert about["image"] in done.stdout
-    assert "--index 5" in done.stdout
+    assert "\ntest image 5 (--index 5): true " in f"\n{done.stdout}"
+    assert about["image"] not in done.stdout  # train/Image_….jpg, which would read as an image of the training
     model, _, _ = checkpoint.load_model(trained / "results/a", torch.device("cpu"))
     logits = np.load(folder / f"activation_{of_layers}_layer_fc.npy")  # of the image, not of one that occlusion covered
     probabilities = model.probabilities(torch.from_numpy(logits)).tolist()

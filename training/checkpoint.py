@@ -5,6 +5,7 @@ results/<run>/best.json     the record, readable
 results/<run>/last.pt       head, optimiser and schedule after the last epoch, for --resume
 results/<run>/split.json    file names by part
 results/<run>/metrics.jsonl one line per epoch
+results/<run>/loss.png      learning curves; a run without them was interrupted
 results/<run>/snapshots/    the head after each epoch, float16 (train.py --snapshots)
 """
 
@@ -12,6 +13,7 @@ import json
 import pickle
 import platform
 import subprocess
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbones.names import RESNET
+from backbones.packed import PRETRAINED, read_packed, write_packed
 from dataset import IMAGENET_MEAN, IMAGENET_STD
 from layers.conv3x3 import accelerate
 from model import ActionNet
@@ -27,7 +31,8 @@ from runtime.files import write_atomically, write_json
 from training.options import RENAMED
 
 BEST, LAST, RECORD, SPLIT, METRICS = "best.pt", "last.pt", "best.json", "split.json", "metrics.jsonl"
-SNAPSHOTS = "snapshots"
+SNAPSHOTS, CURVES = "snapshots", "loss.png"  # the curves are drawn at the end of a training
+PRETRAINED_NAME = "pretrained"  # what --run calls the network in this repository
 PREPROCESSING_VERSION = 1  # raise it when `dataset.EvalTransform` gives other pixels
 
 SplitDigests = dict[str, dict[str, str]]  # by part, file names and the SHA-256 of the files
@@ -82,13 +87,37 @@ def load_model(run: Path, device: torch.device) -> tuple[ActionNet, dict[str, An
     Raises: InputError where the file is damaged, or its images were preprocessed differently.
     """
     path = run / BEST
-    content = read_checkpoint(path, device)
+    return restore_model(read_checkpoint(path, device), device, path)
+
+
+def save_pretrained(path: Path, model: ActionNet, about: dict[str, Any]) -> None:
+    """Writes the network packed (`backbones.packed`).
+
+    Args:
+        about: JSON values beside it, with those of `save_best`, `record` and `split`, among them.
+    """
+    parts = {"stride_on": model.stride_on, "unfreeze": model.unfreeze, "backbone": model.backbone}
+    write_packed(path, model.cpu().state_dict(), parts | about)
+
+
+def load_pretrained(device: torch.device, path: Path = PRETRAINED) -> tuple[ActionNet, dict[str, Any], SplitDigests]:
+    """As `load_model`, for the network in this repository."""
+    state, about = read_packed(path)
+    return restore_model({"model": state} | about, device, path)
+
+
+def restore_model(
+    content: dict[str, Any], device: torch.device, path: Path
+) -> tuple[ActionNet, dict[str, Any], SplitDigests]:
+    """The network, the record and the split in the content of a checkpoint; `path` names it in errors."""
     record = upgrade(content["record"])
     if record["preprocessing"]["version"] != PREPROCESSING_VERSION:
         raise InputError(f"{path}: trained with the preprocessing of another version; start a new run")
     parts = {key: content[key] for key in ("stride_on", "unfreeze", "backbone") if key in content}
-    model = ActionNet(len(record["classes"]), **parts, size=record["image_size"])
-    model.load_state_dict(content["model"])
+    library = parts.get("backbone", RESNET) != RESNET  # has tensors that no state dict holds
+    with nullcontext() if library else torch.device("meta"):  # no time for weights that are replaced at once
+        model = ActionNet(len(record["classes"]), **parts, size=record["image_size"])
+    model.load_state_dict(content["model"], assign=not library)
     model.temperature = record.get("temperature", 1.0)
     model = accelerate(model).to(device, memory_format=torch.channels_last).eval()
     return model, record, content["split"]
@@ -184,6 +213,12 @@ def load_snapshot(path: Path, model: ActionNet) -> None:
     """Loads a snapshot's head into `model`."""
     head = read_checkpoint(path, next(model.parameters()).device)
     load_head(path, model, {key: value.float() if value.is_floating_point() else value for key, value in head.items()})
+
+
+def newest(results: Path) -> Path | None:
+    """The folder of the newest finished run; None where there is none."""
+    finished = [path for path in results.glob(f"*/{BEST}") if (path.parent / CURVES).exists()]
+    return max(finished, key=lambda path: path.stat().st_mtime).parent if finished else None
 
 
 def find_run(results: Path, name: str = "", needs: str = BEST, option: str = "--run") -> Path:

@@ -46,7 +46,7 @@ class Args(RecipeOptions, RunOptions):
     """finetune: the whole network on fresh crops, for a GPU; starts from --head, or from a head that it trains first.
     plain: Adam at a fixed rate, batches of 32, fresh crops and flips and a backbone pass in every epoch."""
     weights: str = "auto"
-    """ImageNet weights: auto, v1, v2 (torchvision), npm, a FILE, or random (untrained, for trying things out)."""
+    """ImageNet weights: auto, v1, v2 (torchvision), npm, pretrained (in this repository), a FILE, or random."""
     backbone: str = RESNET
     """Another frozen backbone: a name of timm (vit_base_patch16_clip_224.openai, …), or torchvision/NAME."""
     epochs: int | None = None
@@ -54,7 +54,8 @@ class Args(RecipeOptions, RunOptions):
     seed: int = 0
     """Seed of the split, the head's initialisation, shuffling and augmentation."""
     val_share: float | None = None
-    """Fraction of the images outside the test set that go to validation. Default 0.2; 0.06 with --recipe finetune."""
+    """Fraction of the images outside the test set that go to validation, where the dataset has no val/. Default 0.2;
+    0.06 with --recipe finetune."""
     image_size: int | None = None
     """Side of the square input in pixels, a multiple of 32. Default 320; 256 with --recipe finetune; 224 with
     --recipe plain or --backbone."""
@@ -93,6 +94,8 @@ class Args(RecipeOptions, RunOptions):
         require_range("workers", self.workers, 0)
         if self.image_size is not None and (self.image_size < 2 * STRIDE or self.image_size % STRIDE):
             raise InputError(f"--image-size {self.image_size}: must be a multiple of {STRIDE}, {2 * STRIDE} or more")
+        if self.run == "pretrained":
+            raise InputError("--run pretrained: is the name of the network in this repository; give another one")
         if not re.fullmatch(r"([\w-][\w.-]*)?", self.run):
             raise InputError(f"--run {self.run}: must be a name of letters, digits, '-', '_' and '.', not a path")
 

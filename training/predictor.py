@@ -16,7 +16,7 @@ from evaluation.calibration import fit_temperature
 from evaluation.metrics import summarise
 from features.cache import FULL_VIEW
 from features.decode import ImageReader
-from features.engines import Engine, Int8Model, choose_precision, engine_factory, find_int8, split_on_oom
+from features.engines import Engine, Int8Model, Precision, choose_precision, engine_factory, find_int8, split_on_oom
 from features.spec import FeatureSpec, dataset_digest, transform_text
 from runtime import distributed
 from runtime.device import pick_workers
@@ -79,7 +79,7 @@ class Predictor:
         starts = range(0, len(samples), self.batch_size)
         rows = [range(start, min(start + self.batch_size, len(samples))) for start in starts]
         batches = zip(self.reader.batches(samples, view, rows), (targets[list(row)] for row in rows), strict=True)
-        dtype = choose_precision(device, self.precision).head
+        dtype = self.arithmetic.head
 
         def forward(images: Tensor) -> Tensor:
             return split_on_oom(lambda part: model.from_features(engine(part)), images)
@@ -92,19 +92,26 @@ class Predictor:
         """Reads images; on a GPU each is decoded once for all views."""
         return ImageReader(self.run.device, pick_workers(self.run.device, self.workers))
 
+    @cached_property
+    def int8(self) -> Int8Model | None:
+        """The int8 backbone whose features the run was trained on; None where it was none, or is not here."""
+        possible = self.run.device.type == "cpu" and find_spec("openvino")
+        return find_int8(self.run.cache, self.run.record["precision"]) if possible else None
+
+    @cached_property
+    def arithmetic(self) -> Precision:
+        """What the option --precision stands for; "auto" takes int8 where the run was trained on such features."""
+        available = distributed.broadcast_object(self.int8 is not None)
+        return choose_precision(self.run.device, "int8" if available and self.precision == "auto" else self.precision)
+
     def engine(self, count: int, size: int) -> Engine:
-        """The engine of the precision asked for; "auto" takes int8 where the run was trained on such features."""
         run = self.run
-        trained_in = find_int8(run.cache, run.record["precision"])
-        available = run.device.type == "cpu" and bool(find_spec("openvino")) and trained_in is not None
-        available = distributed.broadcast_object(available)
-        precision = choose_precision(run.device, "int8" if available and self.precision == "auto" else self.precision)
         spec = FeatureSpec(run.record["weights_sha256"], run.model.unfreeze, dataset_digest(run.split), run.image_size)
         make_engine, _ = engine_factory(
             run.model.frozen,
             run.device,
-            precision.backbone,
-            trained_in or Int8Model(spec.int8_folder(run.cache)),
+            self.arithmetic.backbone,
+            self.int8 or Int8Model(spec.int8_folder(run.cache)),
             lambda: [sample for sample in run.dataset.train if sample.name in run.split["train"]],
             run.image_size,
         )

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from backbones.imagenet_weights import BackboneWeights, WeightsUnavailable, load_weights, random_weights
+from backbones.imagenet_weights import BackboneWeights, load_weights
 from backbones.names import RESNET
 from dataset import ActionData, find_root, read_dataset
 from features.cache import fits_gpu
 from features.engines import Precision, choose_precision
+from layouts.parts import describe_left_out
 from model import FEATURE_CHANNELS, STAGE_INPUTS, STRIDE
 from runtime import distributed
 from runtime.errors import InputError
 from runtime.files import write_json
-from sample.build import NAME as SAMPLE_NAME
 from sample.build import ensure_sample
 from splits.scan import check_images, group_duplicates
 from splits.split import Split, describe, split_data
@@ -96,10 +96,11 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
     folder, size = run_folder(args, started), args.image_size
     data = find_data(args, seconds)
     with timed(seconds, "weights"):
-        weights = find_weights(args, size, is_sample=data.name == SAMPLE_NAME)
+        weights = find_weights(args, size)
     with timed(seconds, "check"):
         scans = check_images(data.labelled, args.cache / "scans.json", args.skip_bad)
         data.train = [sample for sample in data.train if sample.name in scans]
+        data.val = [sample for sample in data.val if sample.name in scans]
         data.test = [sample for sample in data.test if sample.name in scans or sample.label is None]
         groups = range(len(data.labelled))
         if not args.ignore_duplicates:
@@ -111,7 +112,7 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
     images = recipe.views * len(split.train) + len(split.val) if int8_possible else 0
     precision = choose_precision(device, args.precision, images)
     digests = {part: {name: scans[name].sha256 for name in names} for part, names in split.names().items()}
-    print(f"{data.name}: {len(data.classes)} classes; {describe(split)}")
+    print(f"{data.name}: {len(data.classes)} classes; {describe(split, data)}")
     processes = f" x {distributed.world_size()}" if distributed.world_size() > 1 else ""
     print(f"weights: {weights.name}, {precision.backbone}; {device.type}{processes}; run: {folder}")
     return PreparedRun(
@@ -148,21 +149,18 @@ def find_data(args: Args, seconds: dict[str, float]) -> ActionData:
         )
         with timed(seconds, "sample"):
             ensure_sample(folder)
-    return read_dataset(folder)
+    data = read_dataset(folder)
+    if left_out := describe_left_out(data.left_out):
+        print(f"note: left out of {data.root}: {left_out}")
+    return data
 
 
-def find_weights(args: Args, size: int, is_sample: bool) -> BackboneWeights:
+def find_weights(args: Args, size: int) -> BackboneWeights:
     if args.backbone != RESNET:
         from backbones.timm_torchvision import load_library_weights  # takes seconds to import
 
         return load_library_weights(args.backbone, args.weights, size)
-    try:
-        return load_weights(args.weights)
-    except WeightsUnavailable as error:
-        if args.weights != "auto" or not is_sample:
-            raise
-        print(f"note: {error}\nThe built-in sample is trained on with a random, untrained backbone.")
-        return random_weights()
+    return load_weights(args.weights)
 
 
 def run_folder(args: Args, started: str) -> Path:

@@ -1,7 +1,8 @@
-"""A trained run, ready to predict and to be inspected: one function turns a checkpoint into it for every script."""
+"""A trained network, ready to predict and to be inspected: one function loads it for every script."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from dataset import ActionData, Sample, read_dataset
+from backbones.packed import PRETRAINED
+from dataset import ActionData, Sample, find_root, read_dataset
 from inspection.examples import Example, Prediction, file_example, find_split_images, load_example
 from model import ActionNet
+from runtime import distributed
 from runtime.errors import InputError
+from runtime.images import image_files
 from runtime.options import RunOptions
+from sample.build import NAME as SAMPLE_NAME
 from training import checkpoint
+
+EXAMPLES = PRETRAINED.parent.parent / "data" / "examples"
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,11 @@ class TrainedRun:
         return self.folder.name
 
     @property
+    def called(self) -> str:
+        """Its name in titles."""
+        return "pretrained network" if self.is_pretrained else f"run {self.name}"
+
+    @property
     def classes(self) -> list[str]:
         return self.record["classes"]
 
@@ -48,20 +60,38 @@ class TrainedRun:
         return self.record["image_size"]
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether it is the network in this repository, which has no folder but one for results of tests."""
+        return self.record["data"] is None
+
+    @property
+    def caution(self) -> str:
+        """What kind of network it is where its predictions of photographs mean nothing; else ""."""
+        if "random weights" in self.record["weights"]:
+            return "a network with an untrained backbone"
+        return "a network trained on drawings" if self.record["dataset"] == SAMPLE_NAME else ""
+
+    @property
     def title(self) -> str:
         """Dataset, weights and run, for figures and the console."""
-        return f"{self.record['dataset']} · {self.record['weights']} · run {self.name}"
+        return f"{self.record['dataset']} · {self.record['weights']} · {self.called}"
 
     @property
     def detail(self) -> str:
         """As `title`, with the epoch."""
         record = self.record
-        return f"{record['dataset']} · run {self.name}, epoch {record['epoch']} · {record['weights']}"
+        return f"{record['dataset']} · {self.called}, epoch {record['epoch']} · {record['weights']}"
 
     @cached_property
     def dataset(self) -> ActionData:
         """Raises: InputError where the dataset is not where it was, or is none."""
-        return read_dataset(self.data or Path(self.record["data"]))
+        folder = self.data or (find_root(Path("data")) if self.is_pretrained else Path(self.record["data"]))
+        if folder is None:
+            raise InputError(
+                "the pretrained network comes without its images: give images of your own, or with --data the HAR "
+                "photographs, which python prepare_data.py downloads"
+            )
+        return read_dataset(folder)
 
     def samples(self, part: str, names: Sequence[str] | None = None) -> list[Sample]:
         """Images of one part of the split ("train", "val" or "test"), or those of them that are named.
@@ -85,9 +115,28 @@ class TrainedRun:
         """A random position in the test set; the same for the same seed."""
         return int(np.random.default_rng(seed).integers(len(self.split["test"])))
 
+    def random_example(self, seed: int | None) -> Example:
+        """A random test image; of the pretrained network, where its dataset is not there, a photograph beside it."""
+        if self.is_pretrained and self.data is None and find_root(Path("data")) is None:
+            return self.file_example(Path(np.random.default_rng(seed).choice(image_files(EXAMPLES))))
+        return self.test_examples([self.random_index(seed)])[0]
+
     def file_example(self, path: Path, true: str | None = None) -> Example:
-        """Any image file. Raises: InputError naming it."""
-        return file_example(path, self.image_size, true)
+        """Any image file, with a caution where this network cannot judge it. Raises: InputError naming it."""
+        example = file_example(path, self.image_size, true)
+        return replace(example, caution=self.warn([example.sha256]))
+
+    def warn(self, digests: Iterable[str]) -> str:
+        """Returns `caution`, and prints a warning, where an image of these digests is not of the run's dataset."""
+        known = {digest for part in self.split.values() for digest in part.values()}
+        if not self.caution or known.issuperset(digests):
+            return ""
+        message = (
+            f"warning: {self.caution} predicts; on photographs its predictions mean nothing (try --run pretrained)"
+        )
+        if distributed.is_main():
+            print(message, file=sys.stderr)
+        return self.caution
 
     def prediction(self, example: Example, logits: torch.Tensor) -> Prediction:
         """The prediction that logits (1, K) of an example make."""
@@ -95,6 +144,34 @@ class TrainedRun:
 
 
 def load_run(options: RunOptions, device: torch.device) -> TrainedRun:
-    """Loads the run that the options name, or the newest one. Raises: InputError naming the runs that exist."""
-    folder = checkpoint.find_run(options.results, options.run)
-    return TrainedRun(folder, *checkpoint.load_model(folder, device), device, options.data, options.cache)
+    """Loads the run that the options name, or the newest finished one, else the pretrained network; says which.
+
+    Raises: InputError naming the runs that exist.
+    """
+    folder = None
+    if options.run != checkpoint.PRETRAINED_NAME:
+        folder = (
+            checkpoint.find_run(options.results, options.run) if options.run else checkpoint.newest(options.results)
+        )
+    if folder is None:
+        parts = checkpoint.load_pretrained(device)
+        folder = options.results / checkpoint.PRETRAINED_NAME
+    else:
+        parts = checkpoint.load_model(folder, device)
+    run = TrainedRun(folder, *parts, device, options.data, options.cache)
+    if distributed.is_main():
+        print(introduce(run, chosen=bool(options.run)))
+    return run
+
+
+def introduce(run: TrainedRun, chosen: bool) -> str:
+    """One line that says which network predicts, from which data, and how good it is."""
+    record, count = run.record, len(run.classes)
+    if run.is_pretrained:
+        why = "" if chosen else " (no finished run in results/)"
+        accuracy = f"test accuracy {record['test']['accuracy']:.1%} on {record['test']['n']} images"
+        return f"pretrained network{why}: {record['dataset']}, {count} classes, {accuracy}; {record['weights']}"
+    accuracy = f"validation accuracy {record['val']['accuracy']:.1%}"
+    done = "" if (run.folder / checkpoint.CURVES).exists() else ", unfinished"
+    about = f"{record['dataset']}, {count} classes, {accuracy}, epoch {record['epoch']}{done}"
+    return f"run {run.name}: {about}; {record['weights']}"

@@ -112,7 +112,8 @@ async function apply(scales, cover) {
 
 async function start() {
   state.network = await ask("/api/network");
-  $("run").textContent = state.network.run;
+  const { run, caution } = state.network;
+  $("run").textContent = caution ? `${run}; ${caution}: its predictions of photographs mean nothing` : run;
   listen(take, fail);
   setUp(actions.cover, fail);
   $("compare").onclick = () => {

@@ -1,0 +1,114 @@
+"""Exports a trained network for use elsewhere.
+
+    python export.py --pretrained RUN        packs a run of the HAR photographs into pretrained/, with its model card
+
+Convolutions become int8, a quarter of the size; both networks are tested on the run's test set. Writes
+pretrained/har-resnet50.safetensors and pretrained/README.md.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.console import parse_arguments, run_script
+
+
+@dataclass
+class Args:
+    pretrained: str
+    """Name of the run, a folder in results/."""
+    data: Path | None = None
+    """Folder of the dataset. Default: the one the run was trained on."""
+    device: str = "auto"
+    """auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps."""
+    cache: Path = Path("data/cache")
+    """Folder of cached image checks."""
+    results: Path = Path("results")
+    """Folder of the runs."""
+    out: Path = Path("pretrained")
+    """Folder to write to."""
+
+
+if __name__ == "__main__":
+    ARGS = parse_arguments(Args, __doc__)  # before the imports below, which take seconds
+
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
+
+from backbones.imagenet_weights import BackboneWeights
+from backbones.packed import PRETRAINED, pack, unpack
+from evaluation.card import model_card
+from runtime.device import pick_device
+from runtime.files import write_text
+from runtime.options import RunOptions
+from training import checkpoint
+from training.predictor import Predictor
+from training.trained_run import TrainedRun, load_run
+
+PLACES = ("run", "data", "device", "cache", "results", "workers")  # arguments that say nothing about a network
+BACKBONE = "base_model."
+
+
+def main(args: Args) -> None:
+    run = load_run(
+        RunOptions(args.pretrained, args.data, args.device, args.cache, args.results), pick_device(args.device)
+    )
+    state = run.model.cpu().state_dict()
+    record = portable(run.record, state, run.model.stride_on)
+    logits, targets = predict_test(run)
+    run.model.load_state_dict(unpack(pack(state)))
+    packed, _ = predict_test(run)
+    test = measure(run, packed, targets)
+    rounding = compare(logits, packed, targets)
+    about = {"split": run.split, "test_predictions": packed.argmax(1).tolist()}
+    about["record"] = record | {"test": test, "rounding": rounding}
+    path = args.out / PRETRAINED.name
+    run.model.load_state_dict(state)
+    checkpoint.save_pretrained(path, run.model, about)
+    write_text(args.out / "README.md", model_card(run.record, test, rounding, path))
+    print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)  {args.out / 'README.md'}")
+    accuracies = f"{rounding['float_accuracy']:.4f}, packed {test['accuracy']:.4f}"
+    print(f"test accuracy {accuracies}; {rounding['changed']} of {test['n']} predictions differ")
+
+
+def portable(record: dict[str, Any], state: dict[str, Tensor], stride_on: str) -> dict[str, Any]:
+    """The record of the packed network: without places on this machine, with its backbone's own name and digest."""
+    kept = {name: value for name, value in record["arguments"].items() if name not in PLACES}
+    backbone = {key.removeprefix(BACKBONE): value for key, value in state.items() if key.startswith(BACKBONE)}
+    weights = BackboneWeights(f"{record['weights']}, int8", unpack(pack(backbone)), stride_on)
+    names = {"weights": weights.name, "weights_sha256": weights.sha256}
+    return record | names | {"data": None, "dataset": "HAR", "arguments": kept}
+
+
+def predict_test(run: TrainedRun) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) of the run's test set in float32, and classes (N,)."""
+    run.model.to(run.device).eval()
+    return Predictor(run, precision="fp32")(run.samples("test"))
+
+
+def measure(run: TrainedRun, logits: Tensor, targets: Tensor) -> dict[str, Any]:
+    """The content of `metrics.json` for these logits."""
+    from evaluation.report import EvaluationReport  # with matplotlib, which takes a second
+
+    with TemporaryDirectory() as scratch:
+        report = EvaluationReport(
+            Path(scratch), run.title, run.samples("test"), run.classes, logits, targets, run.model.temperature
+        )
+        return report.write({}, seed=0)
+
+
+def compare(logits: Tensor, packed: Tensor, targets: Tensor) -> dict[str, float]:
+    """What rounding changed: `model_card` says which keys."""
+    difference = (logits - packed).abs()
+    return {
+        "changed": int((logits.argmax(1) != packed.argmax(1)).sum()),
+        "float_accuracy": (logits.argmax(1) == targets).double().mean().item(),
+        "largest": difference.max().item(),
+        "mean": difference.mean().item(),
+        "span": (logits.max() - logits.min()).item(),
+    }
+
+
+if __name__ == "__main__":
+    run_script(main, ARGS)

@@ -1,0 +1,1 @@
+"""Lists the images of a dataset folder: CSV lists, folders of its parts, class folders."""
