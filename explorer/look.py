@@ -88,7 +88,7 @@ class Look:
         return self.run.model.probabilities(logits[0]).cpu()
 
     def summary(self) -> dict[str, Any]:
-        """Probabilities with and without changes, and the maps of the channels shown."""
+        """Probabilities and logits with and without changes, and the maps of the channels shown."""
         columns = []
         for column, channels in self.shown.items():
             before, now = self.original[column][0], self.maps(column)
@@ -101,6 +101,8 @@ class Look:
             "name": self.name,
             "probabilities": rounded(self.probabilities(self.logits)),
             "original": rounded(self.probabilities(self.first_logits)),
+            "logits": rounded(self.logits[0], 4),
+            "original_logits": rounded(self.first_logits[0], 4),
             "scales": self.scales,
             "cover": self.cover,
             "columns": columns,

@@ -1,6 +1,7 @@
 """Maps and numbers in the form that the page reads: JSON, maps as bytes in base64."""
 
 import base64
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -43,8 +44,15 @@ def kernel(conv: nn.Conv2d, channel: int) -> dict[str, Any]:
     about = {"layer": describe_layer(conv), "norm": conv.weight[channel].norm().item()}
     if is_rgb(conv):
         return about | {"rgb": rounded(conv.weight[channel])}
+    inputs, slices = strongest_slices(conv)
+    return about | {"inputs": inputs[channel].tolist(), "slices": rounded(slices[channel])}
+
+
+@lru_cache(maxsize=32)
+def strongest_slices(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """For all kernels, since sorting the input channels of many takes longer than a click should."""
     inputs = strongest_inputs(conv, SLICES)
-    return about | {"inputs": inputs[channel].tolist(), "slices": rounded(kernel_slices(conv, inputs)[channel])}
+    return inputs, kernel_slices(conv, inputs)
 
 
 def rounded(values: Tensor, digits: int = 6) -> list[Any]:

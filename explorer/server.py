@@ -93,7 +93,7 @@ class Routes:
             for column in chain.columns
         ]
         return JSONResponse({
-            "run": run.detail, "caution": run.caution, "classes": run.classes, "size": run.image_size, "columns": columns,
+            "run": run.detail, "caution": run.caution, "classes": run.classes, "columns": columns,
             "backbone": run.model.backbone_title, "index": self.index.state(),
             "examples": [path.stem.replace("_", " ") for path in self.examples], "max_bytes": MAX_BYTES,
         })  # fmt: skip

@@ -42,8 +42,7 @@ function channelPanel(found, actions) {
       ...found.map((one, place) => mapCard(one, ["A", "B"][place], found.length > 1)),
       makes(first, actions),
       kernelCard(first.kernel),
-      histogramCard(first),
-      h("div", { class: "card" }, ...logits(first, actions)),
+      h("div", { class: "stack" }, histogramCard(first), logits(first, actions)),
       excites(first.index, column, channel, actions)),
   ];
 }
@@ -126,16 +125,13 @@ function histogramCard({ histogram }) {
 
 function logits(found, actions) {
   const most = Math.max(...found.classes.map(({ logit }) => Math.abs(logit)), 1e-9);
-  return [
-    h("h3", {}, "Adds to logits"),
-    h("p", { class: "note" }, "of the likeliest classes, on its way through all later layers"),
+  return card("Adds to logits", "of the likeliest classes, on its way through all later layers",
     h("div", { class: "list" }, found.classes.map(({ class: index, logit }) => h("button", {
       type: "button", class: "row", onclick: () => actions.select({ class: index }),
     },
     h("span", { class: "name" }, words(state.network.classes[index])),
     h("span", { class: `signed ${logit < 0 ? "minus" : "plus"}` }, h("i", { style: { width: `${(100 * Math.abs(logit)) / most}%` } })),
-    h("span", { class: "value" }, signed(logit, 3))))),
-  ];
+    h("span", { class: "value" }, signed(logit, 3))))));
 }
 
 function excites(index, column, channel, actions) {
@@ -187,9 +183,13 @@ export function drawChanges(actions) {
   })));
   if (state.cover) chips.push({ text: "region covered", undo: () => actions.cover(null) });
   $("changes").hidden = !changed();
+  const { original, probabilities, logits, original_logits: before } = looks.A.summary;
+  const top = original.indexOf(Math.max(...original));
+  const effect = `${words(state.network.classes[top])}: logit ${signed(before[top], 2)} → ${signed(logits[top], 2)}, ${percent(original[top])} → ${percent(probabilities[top])}`;
   $("changes").replaceChildren("What if: ",
     ...chips.map(({ text, undo }) => h("button", { type: "button", class: "chip", "aria-label": `Take back: ${text}`, onclick: undo }, `${text} ×`)),
-    h("button", { type: "button", id: "reset", onclick: actions.reset }, "Reset"));
+    h("button", { type: "button", id: "reset", onclick: actions.reset }, "Reset"),
+    h("span", { class: "effect" }, effect));
 }
 
 // Training images that are nearest in feature space.

@@ -78,7 +78,8 @@ const actions = {
     }
     markSelection();
     drawEdges();
-    await busy(selection ? "looking …" : "", () => loadDetail(actions));
+    state.pending = busy(selection ? "looking …" : "", () => loadDetail(actions));
+    await state.pending;
     performance.measure("click", { start: begin });
     if (selection) $("detail").scrollIntoView({ block: "nearest" });
   },

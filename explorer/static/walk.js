@@ -91,6 +91,7 @@ export async function loadEdges() {
   state.edges = {};
   const columns = state.network.columns.slice(2).map(({ name }) => name).reverse();
   for (const column of ["classes", ...columns]) {
+    await state.pending; // a click goes first
     const answer = await (column === "classes" ? about("A", "class_edges") : about("A", "edges", { column }));
     if (looks.A !== look || look.summary !== summary) return;
     state.edges[column] = answer.shares;
