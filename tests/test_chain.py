@@ -78,6 +78,17 @@ def test_a_channel_switched_off_is_zero_and_changes_what_follows_alone(chain: Ch
     assert torch.equal(chain.outputs(image, {"relu1": {3: 1.0}})[1], logits)
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "vit_tiny_patch16_224"])
+def test_other_backbones_are_one_column(backbone: str) -> None:
+    chain = Chain(ActionNet(3, backbone=backbone, size=224))
+    outputs, logits = chain.outputs(torch.randn(1, 3, 224, 224))
+    assert [column.name for column in chain.columns] == [INPUT, "base_model.network", "relu1", "relu2"]
+    assert [column.conv for column in chain.columns] == [None, None, "conv1", "conv2"]
+    found = chain.contributions(outputs, "relu1", [1, 2])
+    assert found.shape == (2, outputs["base_model.network"].shape[1])
+    assert logits.shape == (1, 3)
+
+
 def test_grad_cam_of_the_tail_is_that_of_the_network(chain: Chain, image: Tensor) -> None:
     outputs, _ = chain.outputs(image)
     small = grad_cam(chain.tail("relu1"), "input", outputs["relu1"][0], 2)

@@ -94,12 +94,12 @@ def test_a_channel_its_class_and_what_switching_it_off_does(client: TestClient, 
     channel = speaks["for"]["channels"][0]
     known = {"column": "relu2", "channel": channel}
     before = client.get(f"{path}/channel", params=known).json()
-    assert np.isclose(
-        next(row["logit"] for row in before["classes"] if row["class"] == best), speaks["for"]["values"][0], atol=2e-4
-    )
+    (added,) = (row["logit"] for row in before["classes"] if row["class"] == best)
+    assert np.isclose(added, speaks["for"]["values"][0], atol=2e-4)
     changes = {"scales": {"relu2": {str(channel): 0}}, "cover": None}
     changed = client.post(f"{path}/changes", json=changes).json()
     assert changed["original"] == found["probabilities"]
+    assert np.isclose(found["logits"][best] - changed["logits"][best], added, atol=3e-4)
     assert changed["probabilities"][best] < found["probabilities"][best]
     assert client.get(f"{path}/channel", params=known).json()["histogram"] == before["histogram"]
     covered = client.post(f"{path}/changes", json={"scales": {}, "cover": [0.2, 0.2, 0.9, 0.9]}).json()

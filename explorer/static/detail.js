@@ -42,7 +42,8 @@ function channelPanel(found, actions) {
       ...found.map((one, place) => mapCard(one, ["A", "B"][place], found.length > 1)),
       makes(first, actions),
       kernelCard(first.kernel),
-      h("div", { class: "stack" }, histogramCard(first), logits(first, actions)),
+      found.length > 1 ? [histogramCard(first), logits(first, actions)]
+        : h("div", { class: "stack" }, histogramCard(first), logits(first, actions)),
       excites(first.index, column, channel, actions)),
   ];
 }

@@ -88,7 +88,7 @@ export function drawVerdict() {
     const order = probabilities.map((_, index) => index).sort((a, b) => probabilities[b] - probabilities[a]);
     const sure = probabilities[order[0]] >= state.threshold;
     const other = best(original);
-    const was = other !== order[0] || Math.abs(original[other] - probabilities[order[0]]) > 0.0005
+    const was = other !== order[0] || percent(original[other]) !== percent(probabilities[other])
       ? ` (was ${words(state.network.classes[other])}, ${percent(original[other])})` : "";
     return h("div", { class: slots.length > 1 && "second" },
       slots.length > 1 && h("img", { src: looks[slot].image.src, alt: `${slot}: ${name}`, title: name }), h("div", {},
