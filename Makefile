@@ -1,3 +1,4 @@
+# make predict [ARGS=photo.jpg]     environment, then predict5.py on photographs
 # make train [ARGS="--data DIR"]    environment, then train.py
 # make explore [ARGS="--run NAME"]  environment, then the web page of explore.py
 # make test                         environment, then linter and tests
@@ -6,7 +7,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # else every process compiles all of torch's files anew, which takes 15 s
 
-.PHONY: train explore test
+.PHONY: predict train explore test
+
+predict: .venv/installed
+	$(BIN)/python predict5.py $(or $(ARGS),data/examples)
 
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)

@@ -42,7 +42,7 @@ if __name__ == "__main__":
 
 from runtime.device import pick_device
 from runtime.images import image_files
-from training.loop import progress_bar
+from runtime.status import Progress, say
 from training.trained_run import EXAMPLES, load_run
 
 
@@ -57,10 +57,10 @@ def main(args: Args) -> None:
     visitors = Visitors(run)
     index = IndexMaker(run, visitors.chain, args.index_images)
     if args.index:
-        with progress_bar("index", index.state()["images"], leave=True) as bar:
+        with Progress("index", index.state()["images"]) as progress:
             for done in index.make():
-                bar.update(done - bar.n)
-        print(f"written: {index.path}")
+                progress.update(done - progress.done)
+        say(f"written: {index.path}")
         return
     app = make_app(visitors, index, image_files(EXAMPLES), [args.host, *args.name])
     host, port = listener.getsockname()[:2]

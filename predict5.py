@@ -13,20 +13,17 @@ keeps its temperature in results/<run>/tta.json. Of other images, results/<run>/
 predictions.csv, .json and .png, and of labelled ones what a test writes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from runtime.console import parse_arguments, run_script
+from runtime.console import parse_arguments, run_script, suggest
 from runtime.errors import InputError
-from runtime.options import PrecisionName, RunOptions, require_range
+from runtime.options import PrecisionName, RunOptions, require_range, same_run
 
 
 @dataclass
 class Args(RunOptions):
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE …]")] = ()
+    images: tuple[Path, ...] = field(default=(), metadata={"positional": "IMAGE"})
     """Images or folders to predict. Default: the run's test set."""
     threshold: float = 0.5
     """With images: the prediction is "not sure" where the highest probability is below this, 0 to 1."""
@@ -79,6 +76,8 @@ from runtime import distributed
 from runtime.device import pick_device
 from runtime.files import write_csv, write_folder, write_json
 from runtime.images import image_files
+from runtime.status import say
+from runtime.text import wrap
 from splits.scan import check_images, group_duplicates
 from training.predictor import Predictor
 from training.trained_run import load_run
@@ -99,8 +98,10 @@ def main(args: Args) -> None:
         predictor = Predictor(load_run(args, device), args.tta, precision, args.batch_size, args.workers)
         if args.images:
             predict_images(predictor, samples, args)
+            suggest("visualize_single_example.py", *same_run(args), samples[0].path)
         else:
             evaluate(predictor, args)
+            suggest("visualize_single_example.py", *same_run(args))
 
 
 def predict_images(predictor: Predictor, samples: Sequence[Sample], args: Args) -> None:
@@ -108,7 +109,7 @@ def predict_images(predictor: Predictor, samples: Sequence[Sample], args: Args) 
     run = predictor.run
     samples = readable(label_by_folder(samples, run.classes), args)
     digests = [hashlib.sha256(sample.path.read_bytes()).hexdigest() for sample in samples]
-    run.warn(digests)
+    caution = run.warn(digests)
     logits, targets = predictor(samples)
     probabilities = predictor.probabilities(logits)
     if not distributed.is_main():
@@ -119,7 +120,7 @@ def predict_images(predictor: Predictor, samples: Sequence[Sample], args: Args) 
     table = [(row["filename"], row["predicted"], row["probability"], row["sure"]) for row in rows]
     folder = run.folder / "images"
     with write_folder(folder) as partial:
-        write_predictions(partial, predictor, rows, table, probabilities)
+        write_predictions(partial, predictor, rows, table, probabilities, caution)
         labelled = [index for index, target in enumerate(targets.tolist()) if target >= 0]
         if labelled:
             measure(partial, predictor, [samples[i] for i in labelled], logits[labelled], targets[labelled], args.seed)
@@ -128,8 +129,7 @@ def predict_images(predictor: Predictor, samples: Sequence[Sample], args: Args) 
                 print(f"note: {len(seen)} of these images were in the training set, so that the metrics say too much\n")
     if args.csv:
         write_csv(args.csv, table, (*TABLE, "sure"))
-    written = [str(args.csv)] * bool(args.csv) + [str(path) for path in sorted(folder.iterdir())]
-    print("written: " + "  ".join(written))
+    say(wrap(f"written: {folder}/: {' '.join(sorted(path.name for path in folder.iterdir()))} {args.csv or ''}"))
     print(f"{len(rows)} images, backbone in {predictor.arithmetic.backbone}; {predictor.title}")
 
 
@@ -142,7 +142,12 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def write_predictions(
-    folder: Path, predictor: Predictor, rows: Sequence[dict[str, Any]], table: Sequence[tuple], probabilities: Tensor
+    folder: Path,
+    predictor: Predictor,
+    rows: Sequence[dict[str, Any]],
+    table: Sequence[tuple],
+    probabilities: Tensor,
+    caution: str,
 ) -> None:
     """The table, the probabilities of all classes, and a page of the first images."""
     from figures import curves  # with matplotlib, which takes a second
@@ -157,6 +162,7 @@ def write_predictions(
     write_json(folder / "predictions.json", {"network": predictor.title, "images": values})
     shown = rows[:SHOWN]
     title = f"Predictions of {len(rows)} images" + (f", the first {SHOWN}" if len(rows) > SHOWN else "")
+    title += f" by {caution}" if caution else ""
     curves.predictions(shown, title, predictor.title, folder / "predictions.png")
 
 
@@ -232,7 +238,7 @@ def evaluate(predictor: Predictor, args: Args) -> None:
         rows = prediction_rows(unlabelled, predictor.probabilities(unlabelled_logits), run.classes)
         table = [(Path(row["filename"]).name, row["predicted"], row["probability"]) for row in rows]
         write_csv(folder / "predictions.csv", table, TABLE)
-    print("written: " + "  ".join(str(path) for path in sorted(folder.glob("[!.]*"))))
+    print(wrap(f"written: {folder}/: {' '.join(sorted(path.name for path in folder.glob('[!.]*')))}"))
     print(f"{predictor.title}: test accuracy {values['accuracy']:.4f} on {values['n']} images")
 
 

@@ -10,7 +10,8 @@ and the files' names to results/data_check.json.
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.console import parse_arguments, run_script
+from runtime.console import parse_arguments, run_script, suggest
+from runtime.options import RunOptions, same_run
 
 
 @dataclass
@@ -39,6 +40,7 @@ from dataset import ActionData, Sample, class_counts, find_root, read_dataset
 from layouts.parts import LEFT_OUT, PARTS, TRAIN_CSV, describe_left_out
 from runtime.errors import InputError, first_line
 from runtime.files import write_json
+from runtime.status import say
 from splits.scan import Scan, group_duplicates, scan_files
 
 HANDLE = "meetnagadia/human-action-recognition-har-dataset"
@@ -56,11 +58,15 @@ def main(args: Args) -> None:
     print_report(report)
     write_json(args.json, report)
     print(f"written: {args.json}")
+    places = RunOptions(data=None if folder == Path("data") else folder, cache=args.cache)
+    suggest("train.py", *same_run(places))
 
 
 def download(folder: Path) -> None:
     """Downloads the archive with kagglehub; moves its contents into `folder` once they are complete."""
     import kagglehub  # takes a second to import; --check does not need it
+
+    say(f"downloading {PAGE}")
 
     staging = folder / "kaggle-download"
     try:

@@ -11,7 +11,7 @@
 best.json, last.pt, split.json, metrics.jsonl, loss.png; with --snapshots also snapshots/.
 """
 
-from runtime.console import parse_arguments, run_script
+from runtime.console import parse_arguments, run_script, suggest
 from training.options import Args
 
 if __name__ == "__main__":
@@ -31,6 +31,9 @@ from runtime import distributed
 from runtime.device import pick_device
 from runtime.errors import InputError
 from runtime.files import write_json, write_text
+from runtime.options import RunOptions, same_run
+from runtime.status import say
+from runtime.text import wrap
 from training import checkpoint
 from training.loop import TrainState, best_epoch, fit, initial_state
 from training.options import ALLOWED_WITH_RESUME, head_args
@@ -46,7 +49,10 @@ def main(args: Args) -> None:
             args = replace(args, run=args.run or started)
             run_folder(args, started)  # ends here where the run exists, not after hours
             args = replace(args, head=train_head(args, device))
-        train(prepare_run(args, device, started))
+        run = prepare_run(args, device, started)
+        train(run)
+        places = RunOptions(run=run.folder.name, cache=run.args.cache, results=run.args.results)
+        suggest("predict5.py", *same_run(places))
 
 
 def train_head(args: Args, device: torch.device) -> str:
@@ -79,7 +85,7 @@ def train(run: PreparedRun) -> None:
     elif args.snapshots and distributed.is_main():
         checkpoint.save_snapshot(run.folder, full_state(model.trained_state(), source.basis), epoch=0)
     record = describe_run(run, source.arithmetic, source.projection)
-    print(TABLE_HEAD)
+    say(TABLE_HEAD)
     fit(
         model, source.batches, recipe, run.epochs, args.seed, state, run.device, dtype,
         on_epoch=lambda is_best: keep_epoch(run, source, model, state, record, is_best),
@@ -99,7 +105,7 @@ def resume(run: PreparedRun, source: PreparedSource, model: ActionNet, state: Tr
         )
     state.load_state_dict(stored["state"])
     run.seconds.update(stored["seconds"])
-    print(f"continuing after epoch {len(state.history)} of {run.epochs}")
+    say(f"continuing after epoch {len(state.history)} of {run.epochs}")
 
 
 def keep_epoch(
@@ -109,7 +115,7 @@ def keep_epoch(
     if not distributed.is_main():
         return
     row = state.history[-1]
-    print(table_row(row, is_best), flush=True)
+    say(table_row(row, is_best))
     run.seconds["training"] = round(sum(row["seconds"] for row in state.history), 2)
     if is_best:
         epoch = {key: row[key] for key in ("epoch", "train", "val", "calibrated", "temperature")}
@@ -155,7 +161,8 @@ def finish(run: PreparedRun, state: TrainState) -> None:
         print(f"  {part:5s} raw " + "  ".join(f"{key} {value:.4f}" for key, value in best[part].items()))
     print(f"  val   calibrated loss {best['calibrated']:.4f} (temperature {best['temperature']:.2f})")
     print("  seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in run.seconds.items()))
-    print("written: " + "  ".join(str(path) for path in sorted(run.folder.glob("[!.]*.*"))))
+    names = sorted(path.name for path in run.folder.glob("[!.]*.*"))
+    print(wrap(f"written: {run.folder}/: {' '.join(names)}"))
     print(f"{run.data.name}, {run.weights.name}: validation accuracy {best['val']['accuracy']:.4f} ({run.folder})")
 
 

@@ -13,15 +13,12 @@ Writes activations/grid_<image>.png, compare_<A>_<B>.png, training_<run>_<image>
 those instead of .png.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from runtime.console import parse_arguments, run_script
+from runtime.console import parse_arguments, run_script, suggest
 from runtime.errors import InputError
-from runtime.options import FigureOptions, option_name, require_range
+from runtime.options import FigureOptions, option_name, require_range, same_run
 
 MODES = ("compare", "training", "dead_units", "network")
 USED_BY = {  # pages that an option is for
@@ -37,7 +34,7 @@ USED_BY = {  # pages that an option is for
 
 @dataclass
 class Args(FigureOptions):
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE …]")] = ()
+    images: tuple[Path, ...] = field(default=(), metadata={"positional": "IMAGE"})
     """Images to draw. Default: a test image of the run."""
     index: tuple[int, ...] = ()
     """Positions of images in the run's test set. Default: a random one."""
@@ -89,7 +86,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dataset import EvalTransform
 from features.decode import ImageReader
@@ -100,8 +96,9 @@ from inspection.layer_names import KERNELS, as_maps, calls_of, existing_layers, 
 from inspection.layer_stats import relative_distance
 from model import ActionNet
 from runtime.device import pick_device, pick_workers
+from runtime.status import print_between, track
 from training import checkpoint
-from training.loop import progress_bar, to_device, with_progress
+from training.loop import to_device, with_progress
 from training.recipe import IMAGE_SIZE
 from training.trained_run import TrainedRun, load_run
 
@@ -176,11 +173,13 @@ def draw_grids(args: Args, run: TrainedRun) -> None:
         raise InputError("two of the images have one name, and so would their pages; draw them one after the other")
     columns = args.columns or existing_layers(run.model, GRID)
     layers = [*leaf_layers(run.model), *layer_names(columns)]
-    for path, example in zip(paths, tqdm(chosen, "draw", unit=" images", disable=len(chosen) < 2), strict=True):
+    for path, example in zip(paths, track(chosen, "draw", leave=False), strict=True):
         prediction, acts = predict(run, example, layers)
         shown = make_columns(run.model, columns, acts, args.rows or ROWS)
         grid(path, prediction, run.model, shown, acts, run.detail)
-        tqdm.write(f"{describe(prediction)}\nwritten: {path}")
+        print_between(f"{describe(prediction)}\nwritten: {path}")
+    image = (chosen[0].name,) if chosen[0].index is None else ("--index", chosen[0].index)
+    suggest("visualize_single_example.py", *same_run(args), *image)
 
 
 def draw_comparison(args: Args, run: TrainedRun) -> None:
@@ -226,7 +225,7 @@ def draw_training(args: Args, run: TrainedRun) -> None:
     convs = {column.layer: column.module for column in columns if column.is_kernels}
     predictions, history, start = [], [], {}
     distances: dict[str, list[float]] = {layer: [] for layer in convs}
-    for path in tqdm(list(snapshots.values()), "snapshots", unit=" epochs"):
+    for path in track(snapshots.values(), "snapshots", unit="epochs"):
         checkpoint.load_snapshot(path, model)
         prediction, acts = predict_from_features(run, features, example, layer_names(specs))
         predictions.append(prediction)
@@ -269,9 +268,8 @@ def draw_dead_units(args: Args, run: TrainedRun) -> None:
     crops = reader.batches(samples, EvalTransform(run.image_size), rows)
     loader = ((images, torch.empty(len(images))) for images in crops)  # without targets
     layers = [name for name in leaf_layers(run.model) if isinstance(run.model.get_submodule(name), torch.nn.ReLU)]
-    with progress_bar("dead channels", count, leave=True) as bar:
-        batches = (images for images, _ in with_progress(to_device(loader, run.device), bar))
-        counts, seen = activation_frequency(run.model, batches, layers)
+    batches = with_progress(to_device(loader, run.device), "dead channels", count, leave=True)
+    counts, seen = activation_frequency(run.model, (images for images, _ in batches), layers)
     path = args.out / f"dead_units_{run.name}.{args.format}"
     heading = f"Channels that are active in none of {seen} test images"
     found = layer_figures.dead_units(path, heading, run.detail, counts, seen)

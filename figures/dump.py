@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from figures import layers as layer_figures
 from figures.kernels import kernels as draw_kernels
@@ -14,6 +13,7 @@ from inspection.layer_names import as_maps, describe_layer, friendly, module_of
 from inspection.layer_stats import histogram
 from runtime.errors import InputError
 from runtime.options import KernelView
+from runtime.status import track
 
 
 def write_plots(
@@ -44,7 +44,7 @@ def write_plots(
     histograms = folder / f"histograms_{prefix}.{format}"
     with resolution(dpi):
         layer_figures.histograms(histograms, "Activation values by layer", detail, stats, "activations")
-        for layer, values in tqdm(maps.items(), "plot layers", unit=" layers", leave=False, disable=len(maps) < 30):
+        for layer, values in track(maps.items(), "plot layers", unit="layers", leave=False):
             module, name = module_of(model, layer), f"{prefix}_layer_{friendly(layer)}.{format}"
             heading = f"{layer} · {describe_layer(module)} · {' × '.join(map(str, values.shape))}"
             path = folder / f"activation_{name}"

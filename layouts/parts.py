@@ -9,6 +9,7 @@ from layouts.csv_lists import Row, read_csv
 from runtime.errors import InputError
 from runtime.images import HEIF_FIX, HEIF_SUFFIXES, file_names, is_image_name
 
+EXAMPLES = Path(__file__).parents[1] / "data" / "examples"  # photographs to try, beside which people put class folders
 TRAIN_CSV, TEST_CSV = "Training_set.csv", "Testing_set.csv"
 PARTS = ("train", "val", "test")
 CSV_NAMES = dict(zip(PARTS, (TRAIN_CSV, "Validation_set.csv", TEST_CSV), strict=True))
@@ -80,6 +81,7 @@ def class_folders(root: Path) -> list[Path]:
         folder
         for folder in subfolders(root)
         if folder not in parts and "train" not in find_parts(folder) and holds_images(folder)
+        if folder.resolve() != EXAMPLES
     ]
 
 

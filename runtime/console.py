@@ -1,23 +1,63 @@
-"""Parses a script's arguments into a dataclass, runs it, and reports wrong input as one line."""
+"""Runs a script: parses its arguments, reports wrong input as one line, ends at Ctrl-C with another."""
 
+import builtins
+import io
+import os
+import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
 
-import tyro
-
+from runtime.arguments import parse
 from runtime.errors import InputError, first_line
+from runtime.status import on_terminal, say, set_quiet
+
+STOPPED = 130  # the exit code of a program that Ctrl-C ended
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def fail(message: str) -> None:
+def in_notebook() -> bool:
+    """Whether IPython runs the script (%run), in a process that lives on."""
+    return hasattr(builtins, "__IPYTHON__")
+
+
+def fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
-def interrupt(*_: object) -> None:
-    """Turns SIGTERM into an exception, so that temporary files are removed."""
-    raise KeyboardInterrupt
+class Interrupt:
+    """Turns Ctrl-C and SIGTERM into an exception, so that temporary files are removed."""
+
+    def __init__(self) -> None:
+        self.process, self.came = os.getpid(), False
+
+    def __call__(self, number: int, _: object) -> None:
+        if os.getpid() == self.process:
+            self.came = True
+            raise KeyboardInterrupt
+        if number == signal.SIGTERM:  # to a process that decodes; Ctrl-C, which reaches it too, is its parent's matter
+            os._exit(STOPPED)
+
+
+def stop_at_once(*_: object) -> None:
+    """Ends a script that imports or exits; libraries that import might turn an exception into another."""
+    os.write(2, b"\nstopped\n")
+    os._exit(STOPPED)
+
+
+def handle_signals(handler: Any) -> dict[int, Any]:
+    """Sets the handler of Ctrl-C and SIGTERM, or several by signal; returns those before.
+
+    Does nothing in a notebook, which has its own way, and where Python does not allow it (other threads).
+    """
+    if in_notebook() or threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in SIGNALS}
 
 
 def parse_arguments(arguments: type, description: str | None, check: Callable[[Any], None] = lambda args: None) -> Any:
@@ -28,10 +68,17 @@ def parse_arguments(arguments: type, description: str | None, check: Callable[[A
     Args:
         check: raises InputError on wrong values.
     """
-    signal.signal(signal.SIGTERM, interrupt)
-    sys.stdout.reconfigure(errors="replace")  # class names that the console's encoding cannot show
-    args = tyro.cli(arguments, description=description)
-    run_script(check, args)
+    handle_signals(stop_at_once)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is not
+        sys.stdout.reconfigure(errors="replace")  # class names that the console's encoding cannot show
+    try:
+        args, quiet = parse(arguments, description=description)
+        check(args)
+    except InputError as error:
+        fail(str(error))
+    set_quiet(quiet)
+    if (quiet or not on_terminal()) and not in_notebook():
+        os.environ["TQDM_DISABLE"] = "1"  # bars of libraries, which would fill a log with carriage returns
     return args
 
 
@@ -41,20 +88,55 @@ def run_script(main: Callable[[Any], None], args: Any) -> None:
     Exits with 2 after one line on stderr where `main` raises InputError or OSError (full disk, read-only folder) or
     runs out of GPU memory, with 130 on Ctrl-C and SIGTERM.
     """
+    interrupt = Interrupt()
+    before = handle_signals(interrupt)
     try:
         main(args)
-    except InputError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if interrupt.came or isinstance(error, KeyboardInterrupt):  # libraries may have made it another exception
+            end_stopped()
+        report(error, args)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_stopped() -> NoReturn:
+    """Ends a stopped script, whose temporary files are gone by now, with its processes that decode."""
+    print("\nstopped", file=sys.stderr)
+    if in_notebook():
+        sys.exit(STOPPED)
+    from multiprocessing import active_children
+
+    for child in active_children():
+        child.kill()
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(STOPPED)  # else destructors of libraries print tracebacks about the ended processes
+
+
+def report(error: Exception, args: Any) -> NoReturn:
+    """Ends the script with one line for what the user can mend; raises other errors anew."""
+    if isinstance(error, InputError):
         text = str(error)
         if text.startswith("Caught "):  # raised in a DataLoader worker, whose traceback is part of the message
             text = text.strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
         fail(text)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; naming it would import torch here
-            raise
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; naming it would import torch here
         batch = "give a smaller --batch-size or --device cpu" if hasattr(args, "batch_size") else "give --device cpu"
         fail(f"GPU memory is full ({first_line(error)}); {batch}")
-    except OSError as error:
+    if isinstance(error, BrokenPipeError):  # of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would write the rest at its end
+        sys.exit(1)
+    if isinstance(error, OSError):
         fail(str(error))
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        sys.exit(130)
+    raise error
+
+
+def suggest(script: str, *words: object) -> None:
+    """Prints the command that comes next, quoted for a shell, as the last line."""
+    python = sys.orig_argv[0]  # as the user called it, perhaps by a relative path; not where IPython or torchrun did
+    if in_notebook() or Path(python).is_absolute():
+        python = "python"
+    command = [python, str(Path(sys.argv[0]).with_name(script)), *map(str, words)]
+    say(f"next: {shlex.join(command)}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from runtime.errors import InputError
+from runtime.status import set_quiet
 
 
 def world_size() -> int:
@@ -30,13 +31,15 @@ def is_main() -> bool:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Connects the processes that `torchrun` started, if any; only the main process prints."""
+    """Connects the processes that `torchrun` started, if any; only the main process prints and shows progress."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
     # The others wait while the main process downloads, checks or calibrates, which can exceed the default timeout.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
     with Path(os.devnull).open("w") as devnull, redirect_stdout(sys.stdout if is_main() else devnull):
+        if not is_main():
+            set_quiet(True)
         try:
             yield
             barrier()

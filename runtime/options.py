@@ -8,6 +8,13 @@ from runtime.errors import InputError
 
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 KernelView = Literal["strongest", "norm", "mean", "first"]
+GROUPS = {  # headings of --help; options in none of them matter most and come first
+    "data": ("val_share", "seed", "ignore_duplicates", "skip_bad"),
+    "model": ("weights", "backbone", "unfreeze", "head", "snapshots"),
+    "training": (),  # the numbers of the recipe
+    "hardware": ("device", "precision", "batch_size", "workers"),
+    "files": ("csv", "json", "out", "format", "dpi", "cache", "results"),
+}
 
 
 @dataclass
@@ -34,6 +41,15 @@ class FigureOptions(RunOptions):
     """File format of the figures."""
     dpi: int = 120
     """Pixels per inch of the figures; in PDF and SVG, of the images in them. 30 to 600."""
+
+
+def same_run(options: RunOptions) -> list[str]:
+    """Words of a command line that give another script the same run: what differs from the defaults."""
+    words = []
+    for field in ("run", "data", "cache", "results"):
+        value = getattr(options, field)
+        words += [option_name(field), str(value)] if value != getattr(RunOptions, field) else []
+    return words
 
 
 def option_name(field: str) -> str:

@@ -10,14 +10,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dataset import NAME_FILE
 from layouts.parts import TEST_CSV, TRAIN_CSV
 from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
 from runtime.files import write_csv, write_folder, write_json
 from runtime.options import require_range
+from runtime.status import track
 from sample.scenes import SCENES, draw
 
 NAME = "built-in sample"
@@ -63,7 +62,7 @@ def ensure_sample(folder: Path, seed: int = 0, per_class: int = PER_CLASS) -> No
     with write_folder(folder) as partial:
         for part in ("train", "test"):
             (partial / part).mkdir()
-        for number, (name, action) in enumerate(tqdm(jobs, "draw the sample", unit=" images")):
+        for number, (name, action) in enumerate(track(jobs, "draw the sample")):
             draw(action, (seed, number)).save(partial / name, quality=90)
         write_csv(partial / TRAIN_CSV, rows[:labelled], ("filename", "label"))
         write_csv(partial / TEST_CSV, {"filename": [name for name, _ in rows[labelled:]]})

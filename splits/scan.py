@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from dataset import Sample
 from runtime.errors import InputError
 from runtime.files import write_text
 from runtime.images import decode_pixels
+from runtime.status import track
 
 CHUNK = 16  # images that a worker scans at a time
 MAX_DISTANCE = 4  # images whose 64-bit difference hashes differ in at most this many bits are duplicates
@@ -70,7 +70,7 @@ def scan_key(path: Path) -> str:
 
 
 def scan_files(paths: Sequence[Path], cache_file: Path) -> list[Scan]:
-    """Scans files, with a progress bar; files scanned before whose size and time are unchanged are not read again.
+    """Scans files, shows progress; files scanned before whose size and time are unchanged are not read again.
 
     Args:
         cache_file: JSON file that stores the scans.
@@ -83,7 +83,7 @@ def scan_files(paths: Sequence[Path], cache_file: Path) -> list[Scan]:
     todo = [path for path in keys if keys[path] not in known]
     if todo:
         with worker_pool(len(todo)) as pool:
-            scans = tqdm(pool.map(scan_file, todo, chunksize=CHUNK), "check images", len(todo), unit=" images")
+            scans = track(pool.map(scan_file, todo, chunksize=CHUNK), "check images", len(todo))
             known |= {keys[path]: asdict(scan) for path, scan in zip(todo, scans, strict=True)}
         kept = {key: scan for key, scan in known.items() if scan["error"] is None}  # errors may be temporary
         write_text(cache_file, json.dumps(kept))

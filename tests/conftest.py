@@ -109,6 +109,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, script: Script) -> Path:
         done = script(folder, name, *arguments)
         assert done.returncode == 0, done.stderr
         (folder / f"{name}.out").write_text(done.stdout, encoding="utf-8")
+        (folder / f"{name}.err").write_text(done.stderr, encoding="utf-8")
     return folder
 
 

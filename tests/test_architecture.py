@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,13 @@ def test_every_module_has_a_level_and_every_level_exists() -> None:
     assert {path.stem for path in SOURCES if len(path.parts) == 1} == SCRIPTS | {"model", "dataset", "hooks"}
 
 
+def test_an_installation_holds_every_room() -> None:
+    about = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    rooms = {path.parts[0] for path in SOURCES if len(path.parts) > 1}
+    assert set(about["packages"]) == rooms - {"benchmarks"}
+    assert set(about["py-modules"]) == {path.stem for path in SOURCES if len(path.parts) == 1} - SCRIPTS
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_imports_go_down_and_no_script_is_imported(path: Path) -> None:
     room = room_of(path)
@@ -94,7 +102,7 @@ def test_help_and_wrong_options_need_no_torch(script: str, words: list[str]) -> 
     found = run_python(
         f"{code}runpy.run_path({script + '.py'!r}, run_name='__main__')", 0 if words == ["--help"] else 2
     )
-    assert "tyro" in found
+    assert "runtime.arguments" in found
     assert not {"torch", "numpy"} & found
 
 

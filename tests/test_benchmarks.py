@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tyro
 from conftest import REPOSITORY, SMALL
 
 import train
@@ -16,6 +15,7 @@ from benchmarks.baselines import CANDIDATES
 from benchmarks.interleave import Candidate
 from benchmarks.workload import Workload
 from dataset import read_dataset
+from runtime.arguments import parse
 from runtime.errors import InputError
 
 
@@ -100,7 +100,7 @@ def test_committed_ablation_has_todays_rows_and_its_table() -> None:
 
 
 def test_options_keep_their_former_names() -> None:
-    args = tyro.cli(bench.Args, args=["--pictures", "7", "--parts", "looking"])
+    args = parse(bench.Args, ["--pictures", "7", "--parts", "looking"])[0]
     assert (args.images, args.parts) == (7, ("looking",))
     assert speed.MEASUREMENTS["looking"] is speed.MEASUREMENTS["visualize"]
 
@@ -137,4 +137,4 @@ def test_ablation_trains_and_tests_rows_once(
 @pytest.mark.parametrize("row", ablation.ROWS)
 def test_train_accepts_the_options_and_run_name_of_each_row(row: str) -> None:
     run, options = ablation.find_run(ablation.Args(), row, 0)
-    tyro.cli(train.Args, args=[*options, "--run", run.name]).check()
+    parse(train.Args, [*options, "--run", run.name])[0].check()

@@ -17,13 +17,14 @@ import visualize_activations
 from backbones.imagenet_weights import load_weights
 from backbones.packed import PRETRAINED, SCALE, SMALL, pack, read_packed, unpack, write_packed
 from dataset import EvalTransform, normalise
+from layouts.parts import EXAMPLES
 from model import ActionNet
 from runtime.errors import InputError
 from runtime.images import load_image
 from runtime.options import RunOptions
 from training import checkpoint
 from training.checkpoint import load_pretrained
-from training.trained_run import EXAMPLES, TrainedRun, load_run
+from training.trained_run import TrainedRun, load_run
 
 CPU = torch.device("cpu")
 EXPECTED = {"drinking.jpg": ("drinking", 0.999), "laughing.jpg": ("laughing", 0.892), "rabbit.jpg": ("hugging", 0.252)}

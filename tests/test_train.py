@@ -46,7 +46,7 @@ def test_training_writes_its_numbers(trained: Path) -> None:
         assert curves.size[0] > 800
     output = (trained / "train.py.out").read_text(encoding="utf-8")
     assert "prepare_data.py" in output  # how to get the real set
-    assert output.splitlines()[-1].startswith("built-in sample")
+    assert output.splitlines()[-2].startswith("built-in sample")
 
 
 def test_checkpoint_opens_safely_and_reproduces_validation(trained: Path) -> None:

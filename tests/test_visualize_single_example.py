@@ -196,8 +196,10 @@ def test_folder_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.Monke
     [
         ({"index": 90}, r"--index 90: the test set has 90 images, 0 to 89"),
         ({"index": 1, "seed": 2}, r"--index and --seed both choose"),
-        ({"image": Path("nowhere.jpg")}, r"--image nowhere.jpg: no such file"),
-        ({"true_class": "running"}, r"--true-class goes with --image"),
+        ({"image": Path("nowhere.jpg")}, r"nowhere.jpg: no such file"),
+        ({"file": Path("nowhere.jpg")}, r"nowhere.jpg: no such file"),
+        ({"file": Path("x.jpg"), "index": 1}, r"IMAGE and --index both choose the image"),
+        ({"true_class": "running"}, r"--true-class goes with IMAGE"),
         ({"index": 1, "layers": ("conv9",)}, r"layer conv9: the model has no layer of that name; similar: conv"),
         ({"index": 1, "layers": ("relu2",), "channels": (256,)}, r"--channels 256: .* have at most 256 channels"),
         ({"index": 1, "layers": ("base_model.layer1.0.relu#4",)}, r"relu#4: called only 3 times"),

@@ -12,7 +12,6 @@ results/<run>/snapshots/    the head after each epoch, float16 (train.py --snaps
 import json
 import pickle
 import platform
-import subprocess
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -55,16 +54,6 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide results."""
     names = ("torch", "torchvision", "numpy", "pillow")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def commit() -> str | None:
-    """The commit of the code, with "+" for uncommitted changes; None outside a git checkout."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def save_best(

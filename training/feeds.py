@@ -51,6 +51,10 @@ class CachedSource:
     def __len__(self) -> int:
         return len(self.train_rows[0])
 
+    @property
+    def val_images(self) -> int:
+        return len(self.val_rows[0])
+
     def train(self, epoch: int) -> Batches:
         generator = epoch_generator(self.seed, epoch)
         low_res = self.low_res_side if epoch <= self.low_res_epochs else 0
@@ -80,6 +84,10 @@ class ImageSource:
 
     def __len__(self) -> int:
         return len(self.train_samples)
+
+    @property
+    def val_images(self) -> int:
+        return len(self.val_samples)
 
     def train(self, epoch: int) -> Batches:
         generator = epoch_generator(self.seed, epoch)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from dataset import normalise
 from evaluation.calibration import fit_temperature
@@ -20,6 +19,7 @@ from model import ActionNet
 from runtime import distributed
 from runtime.device import autocast, release_freed_memory
 from runtime.errors import InputError
+from runtime.status import Progress
 from training.feeds import Batches, CachedSource, Forward, ImageSource
 from training.recipe import Recipe
 
@@ -93,11 +93,12 @@ def fit(
         torch.manual_seed(seed * 1_000_003 + epoch)  # independent of earlier epochs, so that a resumed run repeats it
         lr = state.optimizer.param_groups[0]["lr"]
         model.train()
-        with progress_bar(f"epoch {epoch}", len(source) // distributed.world_size()) as bar:
-            batches = with_progress(to_device(source.train(epoch), device), bar)
-            train = train_epoch(forward, batches, state, recipe, device, dtype, np.random.default_rng((seed, epoch)))
+        label, processes = f"epoch {epoch} of {epochs}", distributed.world_size()
+        batches = with_progress(to_device(source.train(epoch), device), label, len(source) // processes)
+        train = train_epoch(forward, batches, state, recipe, device, dtype, np.random.default_rng((seed, epoch)))
         model.eval()
-        logits, targets = predict(source.forward, to_device(source.val(), device), model.fc.out_features, device, dtype)
+        batches = with_progress(to_device(source.val(), device), f"{label}, validation", source.val_images // processes)
+        logits, targets = predict(source.forward, batches, model.fc.out_features, device, dtype)
         val, temperature = summarise(logits, targets), fit_temperature(logits, targets)
         calibrated = cross_entropy(logits / temperature, targets).item()
         release_freed_memory()
@@ -148,16 +149,12 @@ def to_device(batches: Batches, device: torch.device) -> Batches:
         yield normalise(inputs) if inputs.dtype == torch.uint8 else inputs, targets.to(device, non_blocking=True)
 
 
-def progress_bar(label: str, images: int, leave: bool = False) -> tqdm:
-    """A progress bar over images, shown by the main process."""
-    return tqdm(total=images, desc=label, unit=" images", leave=leave, disable=not distributed.is_main())
-
-
-def with_progress(batches: Batches, bar: tqdm) -> Batches:
-    """Passes batches on and advances the bar by their images."""
-    for inputs, targets in batches:
-        yield inputs, targets
-        bar.update(len(targets))
+def with_progress(batches: Batches, label: str, images: int, leave: bool = False) -> Batches:
+    """Passes batches on and shows how many of this process's images are done."""
+    with Progress(label, images, leave=leave) as progress:
+        for inputs, targets in batches:
+            yield inputs, targets
+            progress.update(len(targets))
 
 
 def train_epoch(

@@ -1,15 +1,13 @@
 """Arguments of `train.py` and the checks that need nothing but them; imports no torch, so that --help is quick."""
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from backbones.names import RESNET, STRIDE
 from runtime.errors import InputError
-from runtime.options import PrecisionName, RunOptions, require_range
+from runtime.options import PrecisionName, RunOptions, option_name, require_range
 from training.recipe import (
     FINETUNE_IMAGE_SIZE,
     FINETUNE_VAL_SHARE,
@@ -43,14 +41,16 @@ class Args(RecipeOptions, RunOptions):
     resume: bool = False
     """Continue an interrupted run with its own arguments."""
     recipe: Literal["default", "plain", "finetune"] = "default"
-    """finetune: the whole network on fresh crops, for a GPU; starts from --head, or from a head that it trains first.
-    plain: Adam at a fixed rate, batches of 32, fresh crops and flips and a backbone pass in every epoch."""
+    """Default: the head alone, on cached feature maps. finetune: the whole network on fresh crops, for a GPU; starts
+    from --head, or from a head that it trains first. plain: Adam at a fixed rate, batches of 32, fresh crops and flips
+    and a backbone pass in every epoch."""
     weights: str = "auto"
     """ImageNet weights: auto, v1, v2 (torchvision), npm, pretrained (in this repository), a FILE, or random."""
     backbone: str = RESNET
     """Another frozen backbone: a name of timm (vit_base_patch16_clip_224.openai, …), or torchvision/NAME."""
     epochs: int | None = None
-    """Default 8; 20 for fewer than 2,000 training images and with --recipe plain; 25 with --recipe finetune."""
+    """Passes over the training images. Default 8; 20 for fewer than 2,000 training images and with --recipe plain; 25
+    with --recipe finetune."""
     seed: int = 0
     """Seed of the split, the head's initialisation, shuffling and augmentation."""
     val_share: float | None = None
@@ -66,7 +66,7 @@ class Args(RecipeOptions, RunOptions):
     """Start from the trained head of this run (same images, same seed) instead of a random one."""
     snapshots: bool = False
     """Keep what is trained after every epoch (the head: 21 MB), for `visualize_activations.py --training`."""
-    ignore_duplicates: Annotated[bool, tyro.conf.arg(aliases=["--ignore-copies"])] = False
+    ignore_duplicates: bool = field(default=False, metadata={"aliases": ["--ignore-copies"]})
     """Split as if no image had duplicates; predict5.py then reports the effect of the leakage."""
     skip_bad: bool = False
     """Leave unreadable images out instead of stopping."""
@@ -154,13 +154,13 @@ def resumed_args(args: Args, run: str, stored: dict[str, Any]) -> Args:
     """
     stored = {"channels": 0} | {RENAMED.get(name, name): value for name, value in stored.items()}
     values: dict[str, Any] = {"run": run}
-    for field in fields(Args):
-        given, own = getattr(args, field.name), stored.get(field.name, field.default)
-        if field.name in ALLOWED_WITH_RESUME:
-            moved = field.name not in ("data", "cache") or given != field.default or own is None
-            values.setdefault(field.name, given if moved else Path(own))
+    for option in fields(Args):
+        given, own = getattr(args, option.name), stored.get(option.name, option.default)
+        if option.name in ALLOWED_WITH_RESUME:
+            moved = option.name not in ("data", "cache") or given != option.default or own is None
+            values.setdefault(option.name, given if moved else Path(own))
             continue
-        if given not in (field.default, own):
-            raise InputError(f"--resume uses the run's own --{field.name.replace('_', '-')}; leave it out")
-        values[field.name] = own
+        if given not in (option.default, own):
+            raise InputError(f"--resume uses the run's own {option_name(option.name)}; leave it out")
+        values[option.name] = own
     return Args(**values)

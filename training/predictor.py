@@ -22,7 +22,7 @@ from runtime import distributed
 from runtime.device import pick_workers
 from runtime.files import write_json
 from runtime.options import PrecisionName
-from training.loop import predict, progress_bar, with_progress
+from training.loop import predict, with_progress
 from training.trained_run import TrainedRun
 
 TTA_FILE = "tta.json"  # in the run's folder: the temperature of the mean over views
@@ -84,8 +84,8 @@ class Predictor:
         def forward(images: Tensor) -> Tensor:
             return split_on_oom(lambda part: model.from_features(engine(part)), images)
 
-        with progress_bar(label, len(samples), leave=True) as bar:
-            return predict(forward, with_progress(batches, bar), len(classes), device, dtype)
+        batches = with_progress(batches, label, len(samples), leave=True)
+        return predict(forward, batches, len(classes), device, dtype)
 
     @cached_property
     def reader(self) -> ImageReader:

@@ -1,10 +1,8 @@
 """Numbers of the training recipes (default, plain, finetune), as options with their ranges and help."""
 
 import math
-from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
-from typing import Annotated, Any
-
-import tyro
+from dataclasses import Field, asdict, dataclass, field, fields, make_dataclass, replace
+from typing import Any
 
 from runtime.errors import InputError
 from runtime.options import option_name
@@ -104,11 +102,12 @@ FINETUNE = Recipe(  # measured on the HAR photographs: docs/results.md
 RECIPES = {"default": Recipe(), "plain": PLAIN, "finetune": FINETUNE}
 
 
-def as_option(field: Any) -> tuple[str, Any, None]:
+def as_option(number: Field) -> tuple[str, Any, Field]:
     """A number of the recipe as an optional field of `RecipeOptions`."""
-    about = field.metadata
-    help = f"{about['help']} Default {field.default:g}."
-    return field.name, Annotated[field.type | None, tyro.conf.arg(help=help, aliases=about["aliases"])], None
+    about = number.metadata
+    help = f"{about['help']} Default {number.default:g}."
+    metadata = {"help": help, "aliases": about["aliases"], "group": "training"}
+    return number.name, number.type | None, field(default=None, metadata=metadata)
 
 
 # One definition of the numbers: their options, None where not given, are derived from the recipe.

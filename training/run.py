@@ -19,6 +19,9 @@ from model import FEATURE_CHANNELS, STAGE_INPUTS, STRIDE
 from runtime import distributed
 from runtime.errors import InputError
 from runtime.files import write_json
+from runtime.status import say
+from runtime.text import wrap
+from runtime.version import commit
 from sample.build import ensure_sample
 from splits.scan import check_images, group_duplicates
 from splits.split import Split, describe, split_data
@@ -112,9 +115,9 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
     images = recipe.views * len(split.train) + len(split.val) if int8_possible else 0
     precision = choose_precision(device, args.precision, images)
     digests = {part: {name: scans[name].sha256 for name in names} for part, names in split.names().items()}
-    print(f"{data.name}: {len(data.classes)} classes; {describe(split, data)}")
+    say(wrap(f"{data.name}: {len(data.classes)} classes; {describe(split, data)}"))
     processes = f" x {distributed.world_size()}" if distributed.world_size() > 1 else ""
-    print(f"weights: {weights.name}, {precision.backbone}; {device.type}{processes}; run: {folder}")
+    say(wrap(f"weights: {weights.name}, {precision.backbone}; {device.type}{processes}; run: {folder}"))
     return PreparedRun(
         args, interrupted, recipe, epochs, size, folder, data, split, digests, weights, device, precision, in_memory,
         seconds,
@@ -144,8 +147,8 @@ def find_data(args: Args, seconds: dict[str, float]) -> ActionData:
     if args.data is None and find_root(folder) is None:
         folder = Path("data/sample")
         print(
-            "No dataset in data/: training on the built-in sample of drawn images, whose figures say nothing about\n"
-            "photographs. Download those (12,600, no Kaggle account needed) with: python prepare_data.py"
+            "No dataset in data/: training on the built-in sample of drawn images, whose figures say nothing\n"
+            "about photographs. Download those (12,600, no Kaggle account needed) with: python prepare_data.py"
         )
         with timed(seconds, "sample"):
             ensure_sample(folder)
@@ -214,5 +217,5 @@ def describe_run(run: PreparedRun, arithmetic: str, projection: str) -> dict[str
         "projection": projection,
         "processes": distributed.world_size(),
         "versions": checkpoint.versions(),
-        "commit": checkpoint.commit(),
+        "commit": commit(),
     }

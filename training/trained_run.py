@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from backbones.packed import PRETRAINED
 from dataset import ActionData, Sample, find_root, read_dataset
 from inspection.examples import Example, Prediction, file_example, find_split_images, load_example
+from layouts.parts import EXAMPLES
 from model import ActionNet
 from runtime import distributed
 from runtime.errors import InputError
 from runtime.images import image_files
 from runtime.options import RunOptions
+from runtime.status import say
+from runtime.text import wrap
 from sample.build import NAME as SAMPLE_NAME
 from training import checkpoint
-
-EXAMPLES = PRETRAINED.parent.parent / "data" / "examples"
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def load_run(options: RunOptions, device: torch.device) -> TrainedRun:
         parts = checkpoint.load_model(folder, device)
     run = TrainedRun(folder, *parts, device, options.data, options.cache)
     if distributed.is_main():
-        print(introduce(run, chosen=bool(options.run)))
+        say(wrap(introduce(run, chosen=bool(options.run))))
     return run
 
 
