@@ -1,7 +1,7 @@
 """Serves a web page on which one drops a photograph and walks through the network, from the image to the classes.
 
     python explore.py                    the newest run, else the pretrained network, at http://127.0.0.1:8000
-    python explore.py --index            first makes the index of training images, which the page can also do
+    python explore.py --index            makes the index of training images, as a button of the page does
 
 The page shows predictions, Grad-CAM and occlusion, the most active channels of each stage and what contributes to them,
 and what changes where channels are switched off or a region is covered. It listens on this machine alone and requests
