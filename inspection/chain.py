@@ -5,7 +5,7 @@ output is, up to biases, the sum of what the channels of an earlier column contr
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,7 +110,7 @@ class Chain:
         return contributions(lambda x: self.run(x, self.by_name[column].end)[0], outputs[column], classes)
 
 
-def contributions(forward: nn.Module, x: Tensor, targets: Sequence[int]) -> Tensor:
+def contributions(forward: Callable[[Tensor], Tensor], x: Tensor, targets: Sequence[int]) -> Tensor:
     """Gradient × activation of the channels of x (1, C, h, w) for some of the values that `forward` outputs: (N, C)."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():

@@ -6,6 +6,7 @@ export const state = {
   scales: {}, // factors by column and channel
   cover: null, // [left, top, right, bottom], 0..1
   threshold: 0.5,
+  detail: null, // answers about the selection, of A and B
   pending: null, // promise of the detail that was asked for last
   edges: {}, // by slot and column: shares
 };
