@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dataset import IMAGENET_MEAN, IMAGENET_STD, ActionData, EvalTransform, Sample, normalise
 from runtime.errors import InputError, first_line
-from runtime.images import load_image
+from runtime.images import decode_pixels
 from runtime.text import shorten
 from splits.scan import check_images
 
@@ -64,8 +64,7 @@ class Example:
     @property
     def input_pixels(self) -> np.ndarray:
         """The network's input before normalisation, (S, S, 3), 0..1."""
-        colours = self.input.permute(1, 2, 0) * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)
-        return colours.clamp(0, 1).numpy()
+        return pixels_of(self.input)
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,24 @@ class Prediction:
 
 def load_example(sample: Sample, index: int | None, size: int) -> Example:
     """Reads a sample's image. Raises: InputError naming the file where that fails."""
-    transform = EvalTransform(size)
     try:
-        image, content = load_image(sample.path), sample.path.read_bytes()
-        pixels = transform(load_image(sample.path, transform.min_side))
+        content = sample.path.read_bytes()
+        image, input = Image.fromarray(decode_pixels(content)), eval_input(content, size)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
         raise InputError(f"{sample.path}: cannot be read ({first_line(error)})") from error
-    return Example(sample.name, index, hashlib.sha256(content).hexdigest(), image, normalise(pixels), sample.label)
+    return Example(sample.name, index, hashlib.sha256(content).hexdigest(), image, input, sample.label)
+
+
+def eval_input(content: bytes, size: int) -> Tensor:
+    """Content of an image file as the network's input, (3, S, S). Raises: whatever Pillow's decoders do."""
+    transform = EvalTransform(size)
+    return normalise(transform(Image.fromarray(decode_pixels(content, transform.min_side))))
+
+
+def pixels_of(input: Tensor) -> np.ndarray:
+    """A network's input (3, S, S) before normalisation: (S, S, 3), 0..1."""
+    colours = input.cpu().permute(1, 2, 0) * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)
+    return colours.clamp(0, 1).numpy()
 
 
 def file_example(path: Path, size: int, true: str | None = None) -> Example:

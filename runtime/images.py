@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from runtime.errors import InputError
+
 try:
     from pillow_heif import register_heif_opener  # optional: the photographs of many telephones
 
@@ -86,15 +88,19 @@ def decode_pixels(data: bytes, min_side: int = 0) -> np.ndarray:
             return decode_jpeg(data, mode="RGB").permute(1, 2, 0).numpy()
         except RuntimeError:
             pass  # damaged: Pillow says how
-    try:
-        file = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        is_heif = data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
-        raise OSError(f"HEIC: {HEIF_FIX}" if is_heif else "not an image that Pillow opens") from None
-    with file:
+    with open_image(data) as file:
         if min_side:
             file.draft("RGB", (min_side, min_side))
         return np.asarray(to_rgb(ImageOps.exif_transpose(file)))
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Opens the content of an image file without decoding it. Raises: OSError where it is not an image."""
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        is_heif = data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
+        raise OSError(f"HEIC: {HEIF_FIX}" if is_heif else "not an image that Pillow opens") from None
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -130,3 +136,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def load_image(path: Path, min_side: int = 0) -> Image.Image:
     """Decodes an image file, see `decode_pixels`. Raises: OSError where it is missing, truncated or not an image."""
     return Image.fromarray(decode_pixels(path.read_bytes(), min_side))
+
+
+def check_size(data: bytes, most: int) -> None:
+    """Reads the size of an image from its header alone. Raises: InputError above `most` pixels; what Pillow raises."""
+    limit = f"{most // 10**6} million"
+    try:
+        with open_image(data) as file:
+            width, height = file.size
+    except Image.DecompressionBombError as error:
+        raise InputError(f"the image has far more than {limit} pixels; give a smaller one") from error
+    if width * height > most:
+        raise InputError(f"the image has {width} × {height} pixels, more than {limit}; give a smaller one")

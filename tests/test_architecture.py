@@ -21,8 +21,12 @@ LEVELS = (  # from the bottom up; a module imports only from levels below its ow
     {"hooks"},
     {"evaluation"},
     {"training"},
-    {"train", "predict5", "visualize_single_example", "visualize_activations", "prepare_data", "export", "benchmarks"},
-)
+    {"explorer"},
+    {
+        "train", "predict5", "visualize_single_example", "visualize_activations", "prepare_data", "export", "explore",
+        "benchmarks",
+    },
+)  # fmt: skip
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 SCRIPTS = LEVELS[-1] - {"benchmarks"}
 HEAVY = {  # rooms that may import a library that takes long to import, or that only one job needs
@@ -33,9 +37,11 @@ HEAVY = {  # rooms that may import a library that takes long to import, or that 
     "nncf": {"features"},
     "openvino": {"features", "benchmarks"},
     "pandas": {"runtime", "benchmarks"},
+    "starlette": {"explorer"},
     "scipy": {"benchmarks", "evaluation", "splits"},
     "sklearn": set(),  # the tests'
     "timm": {"backbones", "benchmarks"},
+    "uvicorn": {"explorer"},
     "torchvision": {"backbones", "benchmarks"},
 }
 NOT_AT_START = {*HEAVY, "torch._dynamo"}

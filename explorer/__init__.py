@@ -1,0 +1,1 @@
+"""The web page of `explore.py`: one drops a photograph and walks through the network."""

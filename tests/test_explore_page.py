@@ -1,0 +1,192 @@
+"""The web page in a real browser: drops a photograph, clicks channels, switches them off, compares, saves."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+from conftest import REPOSITORY
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a webcam
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is missing: apt-get install chromium")
+expect.set_options(timeout=30_000)
+
+
+@pytest.fixture(scope="module")
+def server(trained: Path) -> Iterator[str]:
+    """Address of the page, served by a process of its own."""
+    command = [sys.executable, str(REPOSITORY / "explore.py"), "--port", "0", "--device", "cpu"]
+    with subprocess.Popen(command, cwd=trained, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if found := re.search(r"http://\S+", line):
+                yield found[0]
+                break
+        process.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+
+
+@pytest.fixture(scope="module")
+def photographs(trained: Path) -> list[Path]:
+    return sorted((trained / "data/sample").rglob("*.jpg"))[:2] or sorted((trained / "data/sample").rglob("*.png"))[:2]
+
+
+@pytest.fixture
+def page(browser: Browser, server: str) -> Iterator[Page]:
+    """A fresh visit; fails on errors of the page, and on requests to any other host."""
+    visit = browser.new_context(accept_downloads=True).new_page()
+    errors, hosts = [], set()
+    visit.on("pageerror", lambda error: errors.append(error))
+    visit.on("request", lambda request: hosts.add(request.url.split("/")[2] if "://" in request.url else ""))
+    visit.goto(server)
+    expect(visit.locator("#run")).not_to_be_empty()
+    yield visit
+    visit.context.close()
+    assert not errors
+    assert {host for host in hosts if host} == {server.split("/")[2]}
+
+
+def drop(page: Page, path: Path, event: str = "new DragEvent('drop', {dataTransfer: files})") -> None:
+    """Drops a file onto the page, as a hand does."""
+    files = page.evaluate_handle(
+        """([bytes, name]) => {
+            const files = new DataTransfer();
+            files.items.add(new File([new Uint8Array(bytes)], name));
+            return files;
+        }""",
+        [list(path.read_bytes()), path.name],
+    )
+    files.evaluate(f"files => document.dispatchEvent({event})")
+
+
+def shares(page: Page) -> list[str]:
+    return [bar.get_attribute("style") for bar in page.locator(".class .bar i").all()]
+
+
+def tile(page: Page, column: str) -> Locator:
+    return page.locator(f".column[data-column='{column}'] .tile").first
+
+
+def test_drop_click_and_switch_off(page: Page, photographs: list[Path]) -> None:
+    drop(page, photographs[0])
+    expect(page.locator("#verdict strong")).not_to_be_empty()
+    expect(page.locator(".column")).to_have_count(7)
+    expect(page.locator(".tile")).to_have_count(56)
+    expect(page.locator("#edges path").first).to_be_attached()
+    before = shares(page)
+    page.locator(".class").first.click()
+    page.locator("#detail .card", has_text="Channels for it").locator("button.row").first.click()
+    expect(page.locator("#detail h3", has_text="Made of")).to_be_visible()
+    page.click("#switch")
+    expect(page.locator("#changes")).to_contain_text("off")
+    assert shares(page) != before
+    page.click("#reset")
+    expect(page.locator("#changes")).to_be_hidden()
+    assert shares(page) == before
+
+
+def test_keys_reach_channels_and_cover_a_region(page: Page, photographs: list[Path]) -> None:
+    page.set_input_files("#file", photographs[0])
+    first = tile(page, "base_model.layer1")
+    first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator("#detail h2")).to_contain_text("layer2")
+    assert page.locator(".tile[aria-pressed=true]").get_attribute("data-column") == "base_model.layer2"
+    before = shares(page)
+    page.locator("#cover").press("Enter")
+    page.locator("#view").press("ArrowRight")
+    page.locator("#view").press("Enter")
+    expect(page.locator("#changes")).to_contain_text("region covered")
+    assert shares(page) != before
+
+
+def test_overlays_comparison_and_threshold(page: Page, photographs: list[Path]) -> None:
+    page.set_input_files("#file", photographs[0])
+    plain = page.locator("#view").screenshot()
+    page.check("[name=overlay][value=cam]")
+    expect(page.locator("#overlay-note")).to_contain_text("gradient")
+    assert page.locator("#view").screenshot() != plain
+    page.locator("#threshold").fill("100")
+    expect(page.locator("#verdict strong")).to_have_text("not sure")
+    page.locator("#threshold").fill("0")
+    expect(page.locator("#verdict strong")).not_to_have_text("not sure")
+    page.click("#compare")
+    page.set_input_files("#file", photographs[1])
+    expect(page.locator("#verdict strong")).to_have_count(2)
+    expect(page.locator(".tile canvas")).to_have_count(112)
+    page.click("#compare")
+    expect(page.locator(".tile canvas")).to_have_count(56)
+
+
+def test_garbage_is_one_line_and_the_photograph_stays(page: Page, photographs: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("no image")
+    page.set_input_files("#file", photographs[0])
+    expect(page.locator("#verdict strong")).not_to_be_empty()
+    drop(page, tmp_path / "notes.jpg")
+    expect(page.get_by_role("alert")).to_contain_text("notes.jpg: cannot be read")
+    assert page.locator(".tile").count() == 56
+    tile(page, "relu1").click()
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_pasted_and_webcam_photographs_and_the_index(page: Page, photographs: list[Path]) -> None:
+    drop(page, photographs[0], "new ClipboardEvent('paste', {clipboardData: files})")
+    expect(page.locator("#view")).to_have_attribute("aria-label", re.compile(photographs[0].name))
+    page.click("#webcam")
+    page.locator("#camera video").evaluate("video => new Promise(done => video.requestVideoFrameCallback(done))")
+    page.click("#shoot")
+    expect(page.locator("#view")).to_have_attribute("aria-label", re.compile("webcam"))
+    page.click("#alike #make-index")
+    expect(page.locator("#alike figure")).to_have_count(8)
+    tile(page, "relu2").click()
+    expect(page.locator("#detail .thumbs figure")).to_have_count(9)
+    expect(page.locator("#detail .card.wide .note")).to_contain_text(re.compile(r"active in \d+ of \d+ images"))
+    assert page.locator("#alike img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") == 160
+
+
+def test_saved_files_hold_what_is_on_screen(page: Page, photographs: list[Path], tmp_path: Path) -> None:
+    page.set_input_files("#file", photographs[0])
+    tile(page, "relu1").click()
+    expect(page.locator("#detail .card").first).to_be_visible()
+    saved = {}
+    for kind in ("png", "json", "report"):
+        with page.expect_download() as download:
+            page.click(f"[data-save={kind}]")
+        saved[kind] = Path(download.value.path()).read_bytes()
+    assert saved["png"].startswith(b"\x89PNG")
+    assert len(saved["png"]) > 50_000
+    assert b'"probabilities"' in saved["json"]
+    text = saved["report"].decode()
+    assert text.count("data:image/png") > 56
+    assert not re.search(r"(src|href)=\"(?!data:)", text)
+
+
+def test_a_narrow_screen_needs_no_sideways_scrolling(page: Page, photographs: list[Path]) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.set_input_files("#file", photographs[0])
+    tile(page, "base_model.relu").click()
+    expect(page.locator("#detail .card").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_fifty_requests_at_once(server: str, photographs: list[Path]) -> None:
+    content = photographs[0].read_bytes()
+
+    def ask(number: int) -> tuple[int, str]:
+        answer = httpx.post(f"{server}/api/images", params={"name": f"{number}.jpg"}, content=content, timeout=60)
+        return answer.status_code, answer.json()["name"]
+
+    with ThreadPoolExecutor(50) as pool:
+        assert list(pool.map(ask, range(50))) == [(200, f"{number}.jpg") for number in range(50)]
