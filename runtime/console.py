@@ -51,7 +51,7 @@ def stop_at_once(*_: object) -> None:
 
 
 def handle_signals(handler: Any) -> dict[int, Any]:
-    """Sets the handler of Ctrl-C and SIGTERM, or several by signal; returns those before.
+    """Sets the handler of Ctrl-C and SIGTERM; returns those before, by signal.
 
     Does nothing in a notebook, which has its own way, and where Python does not allow it (other threads).
     """
