@@ -204,7 +204,7 @@ def fetch_url(url: str, path: Path) -> None:
             partial.open("wb") as file,
             Progress(f"download {path.name}", int(response.headers.get("Content-Length", 0)), "B") as progress,
         ):
-            while chunk := response.read(2**20):
+            while chunk := response.read1(2**20):  # what has come, so that progress is steady
                 file.write(chunk)
                 digest.update(chunk)
                 progress.update(len(chunk))

@@ -58,7 +58,7 @@ def digest(packed: dict[str, Tensor], about: str) -> str:
 
 def write_packed(path: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Writes a state dict and JSON values about it."""
-    packed, text = pack(state), json.dumps(about, sort_keys=True)
+    packed, text = pack(state), json.dumps(about)
     metadata = {"about": text, "sha256": digest(packed, text)}
     write_atomically(path, lambda partial: safetensors.torch.save_file(packed, partial, metadata))
 
