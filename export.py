@@ -43,10 +43,10 @@ from runtime.device import pick_device
 from runtime.files import write_text
 from runtime.options import RunOptions
 from training import checkpoint
+from training.options import PLACES
 from training.predictor import Predictor
 from training.trained_run import TrainedRun, load_run
 
-PLACES = ("run", "data", "device", "cache", "results", "workers")  # arguments that say nothing about a network
 BACKBONE = "base_model."
 
 

@@ -39,6 +39,8 @@ class Args(RunOptions):
     """Images per forward pass."""
     skip_bad: bool = False
     """Leave unreadable images out instead of stopping."""
+    no_report: bool = False
+    """Write no report.html."""
     precision: PrecisionName = "auto"
     """int8: of the backbone, on a CPU; auto takes it where the run was trained with it. For fewer than 200 images, auto
     is fp32: then all scripts say the same probability."""
@@ -64,6 +66,7 @@ if __name__ == "__main__":
     ARGS = parse_arguments(Args, __doc__, check)  # before the imports below, which take seconds
 
 import hashlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -82,7 +85,7 @@ from splits.scan import check_images, group_duplicates
 from training.predictor import Predictor
 from training.trained_run import load_run
 
-OPTIONAL = ("mistakes.png", "confused.png", "label_issues.png", "predictions.csv")  # not written by every test
+OPTIONAL = ("mistakes.png", "confused.png", "label_issues.png", "predictions.csv", "report.html")  # not written by every test
 TABLE = ("filename", "label", "probability")
 SHOWN = 20  # images of predictions.png
 FEW = 200  # images, for which speed does not matter
@@ -238,8 +241,18 @@ def evaluate(predictor: Predictor, args: Args) -> None:
         rows = prediction_rows(unlabelled, predictor.probabilities(unlabelled_logits), run.classes)
         table = [(Path(row["filename"]).name, row["predicted"], row["probability"]) for row in rows]
         write_csv(folder / "predictions.csv", table, TABLE)
+    if not args.no_report:
+        from reports.evaluation import write_test_report
+
+        write_test_report(run, report, values, test_command(args, run.name))
     print(wrap(f"written: {folder}/: {' '.join(sorted(path.name for path in folder.glob('[!.]*')))}"))
     print(f"{predictor.title}: test accuracy {values['accuracy']:.4f} on {values['n']} images")
+
+
+def test_command(args: Args, run: str) -> list[str]:
+    """The command line that repeats a test."""
+    words = ["python", "predict5.py", *same_run(replace(args, run=run)), *(["--tta"] if args.tta else [])]
+    return [shlex.join(words)]
 
 
 def have_duplicates_in_training(predictor: Predictor, samples: Sequence[Sample]) -> list[bool]:

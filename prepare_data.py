@@ -33,7 +33,6 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable
-from statistics import median
 from typing import Any
 
 from dataset import ActionData, Sample, class_counts, find_root, read_dataset
@@ -41,7 +40,7 @@ from layouts.parts import LEFT_OUT, PARTS, TRAIN_CSV, describe_left_out
 from runtime.errors import InputError, first_line
 from runtime.files import write_json
 from runtime.status import say
-from splits.scan import Scan, group_duplicates, scan_files
+from splits.scan import Scan, group_duplicates, scan_files, sizes
 
 HANDLE = "meetnagadia/human-action-recognition-har-dataset"
 PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
@@ -136,13 +135,6 @@ def summarise_groups(groups: list[list[Sample]], part_of: dict[str, str]) -> dic
         "across_labels": names(across_labels),
         "across_parts": names(across_parts),
     }
-
-
-def sizes(scans: Iterable[Scan]) -> dict[str, dict[str, float]]:
-    """Smallest, median and largest width and height in pixels; zeros if there is no scan."""
-    scans = list(scans)
-    sides = {side: [getattr(scan, side) for scan in scans] or [0] for side in ("width", "height")}
-    return {side: {"min": min(v), "median": median(v), "max": max(v)} for side, v in sides.items()}
 
 
 def print_report(report: dict[str, Any]) -> None:

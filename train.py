@@ -8,7 +8,8 @@
     python train.py --resume --run NAME              continues an interrupted run
 
 "Best" is the smallest validation loss after temperature scaling (column calibr.). Writes results/<run>/: best.pt,
-best.json, last.pt, split.json, metrics.jsonl, loss.png; with --snapshots also snapshots/.
+best.json, last.pt, split.json, metrics.jsonl, loss.png, report.html, network.png and .json; with --snapshots also
+snapshots/.
 """
 
 from runtime.console import parse_arguments, run_script, suggest
@@ -39,6 +40,7 @@ from training.loop import TrainState, best_epoch, fit, initial_state
 from training.options import ALLOWED_WITH_RESUME, head_args
 from training.run import PreparedRun, describe_run, open_folder, prepare_run, run_folder, timed
 from training.source import PreparedSource, prepare_source
+from training.trained_run import TrainedRun
 
 
 def main(args: Args) -> None:
@@ -154,6 +156,11 @@ def finish(run: PreparedRun, state: TrainState) -> None:
     write_json(run.folder / checkpoint.RECORD, record)
     title = f"{run.data.name} · {run.weights.name}"
     curves.learning_curves(state.history, best["epoch"], title, run.folder / checkpoint.CURVES)
+    if not run.args.no_report:
+        from reports.run import write_run_report
+
+        parts = checkpoint.load_model(run.folder, torch.device("cpu"))
+        write_run_report(TrainedRun(run.folder, *parts, torch.device("cpu"), run.args.data, run.args.cache))
     done = len(state.history)
     early = f", stopped after {done} of {run.epochs}" if done < run.epochs else ""
     print(f"\nbest epoch: {best['epoch']}{early}")

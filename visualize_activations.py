@@ -89,7 +89,7 @@ from torch import Tensor
 
 from dataset import EvalTransform
 from features.decode import ImageReader
-from hooks import activation_frequency, layer_shapes, record
+from hooks import activation_frequency, record
 from inspection.channels import ranking_layers
 from inspection.examples import Example, Prediction
 from inspection.layer_names import KERNELS, as_maps, calls_of, existing_layers, find_layer, leaf_layers
@@ -124,16 +124,21 @@ def main(args: Args) -> None:
 def draw(args: Args) -> None:
     device = pick_device(args.device)
     if args.network and not args.run:
-        about = f"15 classes, images of {IMAGE_SIZE} × {IMAGE_SIZE}"
-        draw_network(args.results / f"network.{args.format}", ActionNet(15), IMAGE_SIZE, about)
+        from reports.network import draw_network
+
+        path = args.results / f"network.{args.format}"
+        draw_network(path, ActionNet(15), IMAGE_SIZE, f"15 classes, images of {IMAGE_SIZE} × {IMAGE_SIZE}")
+        print(f"written: {path}")
         return
     if args.training:
         args.results, args.run = args.training.parent, args.training.name
     run = load_run(args, device)
     if args.network:
-        size = f"{run.image_size} × {run.image_size}"
-        about = f"{len(run.classes)} classes, images of {size} · {run.detail}"
-        draw_network(run.folder / f"network.{args.format}", run.model, run.image_size, about)
+        from reports.network import draw_run
+
+        path = run.folder / f"network.{args.format}"
+        draw_run(run, path)
+        print(f"written: {path}")
     elif args.compare:
         draw_comparison(args, run)
     elif args.training:
@@ -276,15 +281,6 @@ def draw_dead_units(args: Args, run: TrainedRun) -> None:
     dead = sum(len(row["dead"]) for row in found.values())
     channels = sum(row["channels"] for row in found.values())
     print(f"{dead} of the {channels} channels of {len(found)} ReLU calls are active in none of {seen} images")
-    print(f"written: {path}")
-
-
-def draw_network(path: Path, model: ActionNet, size: int, detail: str) -> None:
-    from figures import network as network_figure
-
-    image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
-    shapes = layer_shapes(model, image, network_figure.stage_layers(model))
-    network_figure.network(path, model, size, shapes, detail)
     print(f"written: {path}")
 
 

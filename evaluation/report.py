@@ -73,6 +73,11 @@ class EvaluationReport:
         return sorted(wrong, key=lambda row: -row["probability"])
 
     @cached_property
+    def label_errors(self) -> list[int]:
+        """Positions of suspected label errors, the least probable label first."""
+        return suspected_label_errors(self.probabilities, self.targets)
+
+    @cached_property
     def counts(self) -> np.ndarray:
         """The confusion matrix (K, K)."""
         return confusion_matrix(self.logits, self.targets, len(self.classes))
@@ -146,18 +151,17 @@ class EvaluationReport:
 
     def write_label_errors(self) -> int:
         """Writes suspected label errors as label_issues.csv, the worst as label_issues.png; returns their number."""
-        found = suspected_label_errors(self.probabilities, self.targets)
         table = []
-        for index in found:
+        for index in self.label_errors:
             row, own = self.rows[index], self.probabilities[index, self.targets[index]].item()
             table.append((row["filename"], row["true"], round(own, 6), row["predicted"], row["probability"]))
         columns = ("filename", "label", "probability_of_label", "predicted", "probability")
         write_csv(self.folder / "label_issues.csv", table, columns)
-        worst = [self.rows[index] for index in found[:MISTAKES]]
+        worst = [self.rows[index] for index in self.label_errors[:MISTAKES]]
         if worst:
             title = "Suspected label errors, the least probable label first"
             curves.predictions(worst, title, self.title, self.folder / "label_issues.png", given="label")
-        return len(found)
+        return len(self.label_errors)
 
     def write_tables(self, values: dict[str, Any]) -> None:
         """Writes per_class.csv, conf_matrix.csv and test_predictions.csv."""

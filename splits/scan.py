@@ -5,11 +5,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -75,10 +77,7 @@ def scan_files(paths: Sequence[Path], cache_file: Path) -> list[Scan]:
     Args:
         cache_file: JSON file that stores the scans.
     """
-    try:
-        known = json.loads(cache_file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        known = {}
+    known = stored_scans(cache_file)
     keys = {path: scan_key(path) for path in paths}
     todo = [path for path in keys if keys[path] not in known]
     if todo:
@@ -88,6 +87,26 @@ def scan_files(paths: Sequence[Path], cache_file: Path) -> list[Scan]:
         kept = {key: scan for key, scan in known.items() if scan["error"] is None}  # errors may be temporary
         write_text(cache_file, json.dumps(kept))
     return [Scan(**known[keys[path]]) for path in paths]
+
+
+def known_scans(paths: Sequence[Path], cache_file: Path) -> list[Scan]:
+    """Those scans of readable files that `scan_files` stored; reads no image."""
+    known = stored_scans(cache_file)
+    return [Scan(**known[key]) for key in map(scan_key, paths) if key in known]
+
+
+def stored_scans(cache_file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return json.loads(cache_file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def sizes(scans: Iterable[Scan]) -> dict[str, dict[str, float]]:
+    """Smallest, median and largest width and height in pixels; zeros if there is no scan."""
+    scans = list(scans)
+    sides = {side: [getattr(scan, side) for scan in scans] or [0] for side in ("width", "height")}
+    return {side: {"min": min(v), "median": median(v), "max": max(v)} for side, v in sides.items()}
 
 
 def worker_pool(images: int) -> Executor:

@@ -22,11 +22,12 @@ from training.recipe import (
     option_values,
 )
 
-ALLOWED_WITH_RESUME = {"data", "cache", "results", "run", "resume", "device", "workers"}
+ALLOWED_WITH_RESUME = {"data", "cache", "results", "run", "resume", "device", "workers", "no_report"}
 SHARED_WITH_HEAD = (
     "data", "cache", "results", "device", "workers", "weights", "image_size", "seed", "val_share", "ignore_duplicates",
-    "skip_bad", "precision",
+    "skip_bad", "precision", "no_report",
 )  # fmt: skip
+PLACES = {"run", "data", "device", "cache", "results", "workers", "resume", "no_report"}  # say nothing about a network
 RENAMED = {"stage_lr": "layer_decay", "coarse": "low_res", "ignore_copies": "ignore_duplicates"}  # in older runs
 
 
@@ -74,6 +75,8 @@ class Args(RecipeOptions, RunOptions):
     """int8: of the backbone, on a CPU, calibrated on training images; auto takes it from 2,000 views on."""
     workers: int | None = None
     """Processes that decode images, threads beside a GPU. Default: none beside a CPU, all cores beside a GPU."""
+    no_report: bool = False
+    """Write no report.html."""
 
     def check(self) -> None:
         """Raises InputError on values that are wrong for any dataset."""

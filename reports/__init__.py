@@ -1,0 +1,1 @@
+"""Writes self-contained HTML pages about a training, a test, and a comparison of runs."""

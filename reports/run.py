@@ -1,0 +1,44 @@
+"""The page about a training: report.html in the run's folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from reports.data import PARTS, summarise_data
+from reports.network import draw_run
+from reports.page import PAGE, embed, write_page
+from reports.settings import settings, training_command
+from training import checkpoint
+from training.trained_run import TrainedRun
+
+
+def write_run_report(run: TrainedRun) -> Path:
+    """Writes the page; returns its path."""
+    path = run.folder / PAGE
+    write_page(path, "run.html", **describe_run(run), test_commands=[])
+    return path
+
+
+def describe_run(run: TrainedRun) -> dict[str, Any]:
+    """What the pages about a training and about a test of it share."""
+    record, history = run.record, read_history(run.folder)
+    drawing = run.folder / "network.png"
+    if not drawing.exists():
+        draw_run(run, drawing)
+    return {
+        "run": run,
+        "record": record,
+        "settings": settings(record),
+        "data": summarise_data(run),
+        "parts": PARTS,
+        "history": history,
+        "curves": embed(run.folder / checkpoint.CURVES),
+        "network": embed(drawing),
+        "training_commands": training_command(record, run.name),
+    }
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Rows of `metrics.jsonl`; none for the pretrained network."""
+    path = folder / checkpoint.METRICS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
