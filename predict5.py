@@ -85,7 +85,7 @@ from splits.scan import check_images, group_duplicates
 from training.predictor import Predictor
 from training.trained_run import load_run
 
-OPTIONAL = ("mistakes.png", "confused.png", "label_issues.png", "predictions.csv", "report.html")  # not written by every test
+OPTIONAL = ("mistakes.png", "confused.png", "label_issues.png", "predictions.csv", "report.html")  # not of every test
 TABLE = ("filename", "label", "probability")
 SHOWN = 20  # images of predictions.png
 FEW = 200  # images, for which speed does not matter

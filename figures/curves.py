@@ -56,6 +56,25 @@ def learning_curves(history: Sequence[dict[str, Any]], best: int, title: str, pa
     save(figure, path)
 
 
+def compared_curves(histories: dict[str, Sequence[dict[str, Any]]], path: Path) -> None:
+    """Calibrated validation loss and validation accuracy of several runs over epochs, by run."""
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for run, history in histories.items():
+        epochs = [row["epoch"] for row in history]
+        left.plot(epochs, [row["calibrated"] for row in history], ".-", label=shorten(run, 40))
+        right.plot(epochs, [row["val"]["accuracy"] for row in history], ".-")
+    left.set(xlabel="epoch", ylabel="validation cross-entropy, calibrated")
+    right.set(xlabel="epoch", ylabel="validation accuracy")
+    right.yaxis.set_major_formatter(PercentFormatter(1))
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.25)
+    for text in figure.legend(loc="outside upper center", ncols=min(3, len(histories)), frameon=False).get_texts():
+        text.set_parse_math(False)
+    save(figure, path)
+
+
 def confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
     """The confusion matrix (K, K) as counts; where classes have different numbers of images, also row-normalised."""
     totals = counts.sum(axis=1)

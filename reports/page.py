@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from runtime.files import write_text
 from runtime.text import shorten
@@ -19,7 +20,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": percent, "shorten": shorten, "points": points, "p_value": p_value}
+    environment.filters |= {filter.__name__: filter for filter in (percent, points, p_value, shorten, breakable)}
     write_text(path, environment.get_template(template).render(values))
 
 
@@ -31,6 +32,11 @@ def embed(path: Path) -> str | None:
 def percent(share: float) -> str:
     """0.789 as 78.9%."""
     return f"{share:.1%}"
+
+
+def breakable(name: str) -> Markup:
+    """Allows line breaks after underscores."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def points(share: float) -> str:

@@ -63,7 +63,7 @@ def training_command(record: dict[str, Any], run: str) -> list[str]:
     else:
         words += ["--data", record["data"] or "DIR"]
     for name, value in record["arguments"].items():
-        if name in PLACES or not differs(name, value, several) and name != "precision":
+        if name in PLACES or (not differs(name, value, several) and name != "precision"):
             continue
         words += [option_name(name)] if value is True else [option_name(name), str(value)]
     return [*lines, shlex.join(words)]

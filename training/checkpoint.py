@@ -117,6 +117,16 @@ def read_record(run: Path) -> dict[str, Any]:
     return upgrade(json.loads((run / RECORD).read_text(encoding="utf-8")))
 
 
+def read_about(results: Path, name: str) -> tuple[Path, dict[str, Any], SplitDigests]:
+    """The folder, the record and the split of the run `name`, or of the pretrained network; not the network itself."""
+    if name == PRETRAINED_NAME:
+        run, content = results / name, read_packed(PRETRAINED)[1]
+    else:
+        run = find_run(results, name, option="RUN")
+        content = read_checkpoint(run / BEST, torch.device("cpu"))
+    return run, upgrade(content["record"]), content["split"]
+
+
 def upgrade(record: dict[str, Any]) -> dict[str, Any]:
     """A record with the keys of this version, from one that an older version may have written."""
     known = dict(record.get("preprocessing") or {})
