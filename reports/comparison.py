@@ -87,16 +87,30 @@ def write_comparison(folder: Path, runs: Sequence[TestedRun], root: Path | None)
     histories = {run.name: run.history for run in runs if run.history}
     if histories:
         compared_curves(histories, folder / "curves.png")
-    groups = {run.name: only_one(first, run) for run in paired[1:]}
+    write_comparison_page(folder, runs, values, paired, root)
+    return values
+
+
+def write_comparison_page(
+    folder: Path, runs: Sequence[TestedRun], values: dict[str, Any], paired: Sequence[TestedRun], root: Path | None
+) -> None:
+    """Writes report.html.
+
+    Args:
+        values: content of comparison.json.
+        paired: the first run and those that were tested on the same images.
+    """
+    first, *others = paired
+    groups = {run.name: only_one(first, run) for run in others}
     wanted = {name for pair in groups.values() for group in pair for name in group[:SHOWN]}
     found = find_images(sorted(wanted), first.digests, root)
     uris = thumbnails(list(found.values()))
     write_page(
-        folder / PAGE, "comparison.html", runs=runs, values=values, curves=embed(folder / "curves.png"), groups=groups,
-        thumbnails=uris, position={name: number for number, name in enumerate(found) if number < len(uris)},
-        shown=SHOWN, classes=sorted({name for run in runs for name in run.values["per_class"]}),
+        folder / PAGE, "comparison.html", runs=runs, values=values, groups=groups, thumbnails=uris, shown=SHOWN,
+        position={name: number for number, name in enumerate(found) if number < len(uris)},
+        numbers={name: number for number, name in enumerate(first.digests)}, curves=embed(folder / "curves.png"),
+        classes=sorted({name for run in runs for name in run.values["per_class"]}),
     )  # fmt: skip
-    return values
 
 
 def summarise(run: TestedRun) -> dict[str, Any]:

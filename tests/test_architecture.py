@@ -21,10 +21,10 @@ LEVELS = (  # from the bottom up; a module imports only from levels below its ow
     {"hooks"},
     {"evaluation"},
     {"training"},
-    {"explorer"},
+    {"explorer", "reports"},
     {
         "train", "predict5", "visualize_single_example", "visualize_activations", "prepare_data", "export", "explore",
-        "benchmarks",
+        "compare", "benchmarks",
     },
 )  # fmt: skip
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
@@ -32,6 +32,7 @@ SCRIPTS = LEVELS[-1] - {"benchmarks"}
 HEAVY = {  # rooms that may import a library that takes long to import, or that only one job needs
     "captum": {"inspection"},
     "cleanlab": {"evaluation"},
+    "jinja2": {"reports"},
     "kagglehub": {"prepare_data"},
     "matplotlib": {"figures"},
     "nncf": {"features"},

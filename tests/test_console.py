@@ -129,9 +129,9 @@ def test_version_and_wrong_options_are_one_line(name: str, script: Script, tmp_p
     done = script(tmp_path, f"{name}.py", "--version")
     assert done.returncode == 0
     assert re.fullmatch(r"see-actions \d+\.\d+\.\d+, commit ([0-9a-f]{12}\+?|unknown)\n", done.stdout)
-    done = script(tmp_path, f"{name}.py", "--chache", "somewhere")
+    done = script(tmp_path, f"{name}.py", "--quite")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: no option --chache; did you mean --cache?\n"
+    assert done.stderr == "error: no option --quite; did you mean --quiet?\n"
 
 
 @pytest.mark.parametrize(
