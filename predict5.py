@@ -133,7 +133,7 @@ def predict_images(predictor: Predictor, samples: Sequence[Sample], args: Args) 
     if args.csv:
         write_csv(args.csv, table, (*TABLE, "sure"))
     say(wrap(f"written: {folder}/: {' '.join(sorted(path.name for path in folder.iterdir()))} {args.csv or ''}"))
-    print(f"{len(rows)} images, backbone in {predictor.arithmetic.backbone}; {predictor.title}")
+    print(f"{len(rows)} image{'s' * (len(rows) != 1)}, backbone in {predictor.arithmetic.backbone}; {predictor.title}")
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
@@ -164,7 +164,8 @@ def write_predictions(
     ]
     write_json(folder / "predictions.json", {"network": predictor.title, "images": values})
     shown = rows[:SHOWN]
-    title = f"Predictions of {len(rows)} images" + (f", the first {SHOWN}" if len(rows) > SHOWN else "")
+    title = "Prediction" if len(rows) == 1 else f"Predictions of {len(rows)} images"
+    title += f", the first {SHOWN}" if len(rows) > SHOWN else ""
     title += f" by {caution}" if caution else ""
     curves.predictions(shown, title, predictor.title, folder / "predictions.png")
 

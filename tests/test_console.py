@@ -121,7 +121,7 @@ def test_quiet_prediction_prints_its_table_alone(trained: Path, script: Script) 
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert re.fullmatch(r"data/sample/test/Image_1.jpg( +not sure:)?( +\w+ 0\.\d\d){3}", first)
-    assert second.startswith("1 images, backbone in fp32; built-in sample")
+    assert second.startswith("1 image, backbone in fp32; built-in sample")
 
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
