@@ -26,21 +26,27 @@ def settings(record: dict[str, Any]) -> list[Setting]:
     return [
         Setting(option_name(name), show(value), show(several[0].get(name)), differs(name, value, several))
         for name, value in sorted(given.items())
-        if name not in PLACES and name != "precision"  # what auto became is no choice of the user
+        if name in several[0] and name not in {*PLACES, "precision"}  # what auto became is no choice of the user
     ]
 
 
 def defaults(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The arguments of a run that was given none but its recipe, backbone and stage; on a GPU either of two."""
-    given = record["arguments"]
+    """The defaults of a run of this recipe, backbone and stage, with these views and channels; on a GPU either of two.
+
+    Of the options that decide about the others, the defaults are those of a run that was given none of them.
+    """
+    given, images = record["arguments"], record["split"]["train"]
     plain = Args(recipe=given["recipe"], backbone=given["backbone"]).resolve()
-    same_stage = replace(plain, unfreeze=given["unfreeze"])
+    stage = replace(plain, unfreeze=given["unfreeze"])
+    features = replace(stage, views=given["views"], channels=given["channels"])
     own = {"recipe": Args.recipe, "backbone": RESNET, "unfreeze": plain.unfreeze}
-    on_gpu = (False, True) if record["device"].startswith("cuda") else (False,)
-    return [
-        same_stage.stored(*same_stage.resolve_recipe(record["split"]["train"], gpu), record["precision"]) | own
-        for gpu in on_gpu
-    ]
+    several = []
+    for on_gpu in (False, True) if record["device"].startswith("cuda") else (False,):
+        recipe, epochs = stage.resolve_recipe(images, on_gpu)
+        own |= {"views": recipe.views, "channels": recipe.channels}
+        recipe, _ = features.resolve_recipe(images, on_gpu)
+        several.append(features.stored(recipe, epochs, record["precision"]) | own)
+    return several
 
 
 def differs(name: str, value: Any, several: list[dict[str, Any]]) -> bool:
@@ -63,7 +69,8 @@ def training_command(record: dict[str, Any], run: str) -> list[str]:
     else:
         words += ["--data", record["data"] or "DIR"]
     for name, value in record["arguments"].items():
-        if name in PLACES or (not differs(name, value, several) and name != "precision"):
+        told = name == "precision" or (name in several[0] and differs(name, value, several))
+        if name in PLACES or not told:
             continue
         words += [option_name(name)] if value is True else [option_name(name), str(value)]
     return [*lines, shlex.join(words)]

@@ -113,6 +113,16 @@ def small(**options: object) -> train.Args:
     return train.Args(**{"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 2} | options)
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file by column."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_jsonl(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
