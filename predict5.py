@@ -5,12 +5,12 @@
     python predict5.py --tta                  test-time augmentation: mean over several views of each image
     python predict5.py IMAGE_OR_FOLDER …      any images; where folders are named after classes, with metrics
 
-Writes results/<run>/test/ (with --tta test_tta/): metrics.json (with confidence intervals), per_class.csv,
-conf_matrix.png and .csv, pred.png and .json (five images), mistakes.png and .json (the most confident ones), trust.png
-and .json (calibration, coverage), confused.png, label_issues.csv and .png (suspected label errors),
-test_predictions.csv; for a Testing_set.csv without labels also predictions.csv (filename, label, probability). --tta
-keeps its temperature in results/<run>/tta.json. Of other images, results/<run>/images/ holds the latest:
-predictions.csv, .json and .png, and of labelled ones what a test writes.
+Writes results/<run>/test/ (with --tta test_tta/): report.html (all in one page), metrics.json (with confidence
+intervals), per_class.csv, conf_matrix.png and .csv, pred.png and .json (five images), mistakes.png and .json (the most
+confident ones), trust.png and .json (calibration, coverage), confused.png, label_issues.csv and .png (suspected label
+errors), test_predictions.csv; for a Testing_set.csv without labels also predictions.csv (filename, label, probability).
+--tta keeps its temperature in results/<run>/tta.json. Of other images, results/<run>/images/ holds the latest:
+predictions.csv, .json and .png, and of labelled ones what a test writes, but for the page.
 """
 
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class Args(RunOptions):
     skip_bad: bool = False
     """Leave unreadable images out instead of stopping."""
     no_report: bool = False
-    """Write no report.html."""
+    """Write no report.html about the test."""
     precision: PrecisionName = "auto"
     """int8: of the backbone, on a CPU; auto takes it where the run was trained with it. For fewer than 200 images, auto
     is fp32: then all scripts say the same probability."""
