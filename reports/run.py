@@ -34,7 +34,7 @@ def describe_run(run: TrainedRun) -> dict[str, Any]:
         "history": history,
         "curves": embed(run.folder / checkpoint.CURVES),
         "network": embed(drawing),
-        "training_commands": training_command(record, run.name),
+        "training_commands": training_command(record, "NAME" if run.is_pretrained else run.name),
     }
 
 

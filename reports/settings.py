@@ -60,7 +60,7 @@ def show(value: Any) -> str:
 
 
 def training_command(record: dict[str, Any], run: str) -> list[str]:
-    """Command lines that train the run again, in the order of their use."""
+    """Command lines that train the run again, in the order of their use, under the name `run`."""
     lines, several = [], defaults(record)
     words = ["python", "train.py", "--run", run]
     if record["dataset"] == SAMPLE_NAME:
