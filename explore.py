@@ -26,14 +26,14 @@ class Args(RunOptions):
     index: bool = False
     """Make the index of training images, then end. The page makes it on demand, too."""
     index_images: int = 1000
-    """How many training images the index holds."""
+    """How many training images an index holds that is made now."""
 
 
 def check(args: Args) -> None:
     """Raises InputError on wrong arguments."""
     require_range("port", args.port, 0, 65535)
     require_range("index_images", args.index_images, 1)
-    if args.host in ("0.0.0.0", "::") and not args.name:
+    if args.host == "0.0.0.0" and not args.name:
         raise InputError(f"--host {args.host}: needs --name, the host name or address that visitors type")
 
 
@@ -64,7 +64,8 @@ def main(args: Args) -> None:
         return
     app = make_app(visitors, index, image_files(EXAMPLES), [args.host, *args.name])
     host, port = listener.getsockname()[:2]
-    print(f"open http://{host}:{port} in a browser; Ctrl-C ends", flush=True)
+    shown = args.name[0] if args.name else host
+    print(f"open http://{shown}:{port} in a browser; Ctrl-C ends", flush=True)
     serve(app, listener)
 
 

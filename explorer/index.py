@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -126,11 +127,14 @@ class IndexMaker:
         try:
             names = list(run.split.get("train", {}))
             run.samples("train", names[:1])  # the dataset may lie elsewhere, or have changed
-            if self.path.exists():
-                index = load(self.path)
-                self.samples, self.index = run.samples("train", index.names), index
         except InputError:
             self.has_dataset = False
+            return
+        try:
+            index = load(self.path)
+            self.samples, self.index = run.samples("train", index.names), index
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile):  # none, damaged, or of images that have changed
+            pass
 
     def state(self) -> dict[str, Any]:
         """For the page: "ready", "making", "none" or, without the run's dataset, "impossible"; progress; a failure."""
@@ -194,7 +198,10 @@ class IndexMaker:
         if self.index is None or number >= len(self.samples):
             raise InputError(f"image {number}: not in the index")
         transform = EvalTransform(THUMBNAIL)
-        pixels = transform(load_image(self.samples[number].path, transform.min_side))
+        try:
+            pixels = transform(load_image(self.samples[number].path, transform.min_side))
+        except OSError as error:
+            raise InputError(f"{self.samples[number].path}: cannot be read ({first_line(error)})") from error
         file = io.BytesIO()
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "jpeg", quality=85)
         return file.getvalue()

@@ -34,6 +34,7 @@ class Look:
         name: of its file.
         input: (3, S, S), normalised.
         shown: the channels shown, by column.
+        highs: ends of the colour scales of their maps, by column; of two photographs beside each other the same.
         original, outputs: without and with changes.
     """
 
@@ -42,6 +43,7 @@ class Look:
     name: str
     input: Tensor
     shown: dict[str, list[int]] = field(default_factory=dict)
+    highs: dict[str, float] = field(default_factory=dict)
     scales: Scales = field(default_factory=dict)
     cover: Cover | None = None
     lock: Lock = field(default_factory=Lock)
@@ -52,10 +54,11 @@ class Look:
         self.outputs, self.logits = self.original, self.first_logits
         for column in [column.name for column in self.chain.columns]:
             order = activity(self.original[column][0]).argsort(descending=True, stable=True)
-            self.shown.setdefault(column, order[: 3 if column == INPUT else ROWS].tolist())
+            channels = self.shown.setdefault(column, order[: 3 if column == INPUT else ROWS].tolist())
+            self.highs.setdefault(column, small(self.original[column][0][channels]).abs().max().item())
 
-    def change(self, scales: Mapping[str, Mapping[str, float]], cover: Sequence[float] | None) -> None:
-        """Replaces the visitor's changes by these. Raises: InputError where they are out of range."""
+    def change(self, scales: Mapping[str, Mapping[str, float]], cover: Sequence[float] | None) -> dict[str, Any]:
+        """Replaces the visitor's changes by these; returns the summary. Raises: InputError where out of range."""
         found: dict[str, dict[int, float]] = {}
         for column, factors in scales.items():
             for channel, factor in factors.items():
@@ -67,16 +70,17 @@ class Look:
         if box is not None and not (len(box) == 4 and box[0] < box[2] and box[1] < box[3]):
             raise InputError("the covered region is empty; drag a larger one")
         image = self.original[INPUT] if box is None else covered(self.original[INPUT], box)
-        outputs, logits = self.chain.outputs(image, found, self.original if box is None else None)
-        with self.lock:
-            self.scales, self.cover, self.outputs, self.logits = found, box, outputs, logits
+        with self.lock:  # so that of several changes each is answered with its own maps
+            self.outputs, self.logits = self.chain.outputs(image, found, self.original if box is None else None)
+            self.scales, self.cover = found, box
+            return self.summary()
 
     def check_channel(self, column: str, channel: int | str) -> int:
         """The number of a channel. Raises: InputError where the network has no such column or channel."""
         if column not in self.original:
             raise InputError(f"column {column}: the network has {', '.join(self.original)}")
         count = self.original[column].shape[1]
-        if not str(channel).isdecimal() or int(channel) >= count:
+        if not str(channel).isdecimal() or len(str(channel)) > 9 or int(channel) >= count:
             raise InputError(f"channel {channel}: {column} has the channels 0 to {count - 1}")
         return int(channel)
 
@@ -91,8 +95,7 @@ class Look:
         """Probabilities and logits with and without changes, and the maps of the channels shown."""
         columns = []
         for column, channels in self.shown.items():
-            before, now = self.original[column][0], self.maps(column)
-            high = small(before[channels]).abs().max().item()
+            now, high = self.maps(column), self.highs[column]
             columns.append({
                 "name": column, "channels": channels, "maps": encode(small(now[channels]), high),
                 "activity": rounded(activity(now[channels])),
@@ -134,7 +137,7 @@ class Look:
         before = self.chain.previous(column)
         made_of = self.chain.contributions(self.outputs, column, [number])[0]
         top = self.logits[0].topk(min(CLASSES, self.logits.shape[1])).indices.tolist()
-        added = self.chain.logit_contributions(self.outputs, column, top)[:, number]
+        added = self.chain.logit_contributions(self.outputs, column, top, self.scales)[:, number]
         order = activity(self.original[column][0]).argsort(descending=True, stable=True)
         conv = self.chain.by_name[column].conv
         return {
@@ -181,11 +184,15 @@ class Look:
     def grad_cam(self, column: str, target: int) -> dict[str, Any]:
         """Grad-CAM of a class at a column."""
         output = self.outputs[self.known_column(column)][0]
-        return {"map": encode(grad_cam(self.chain.tail(column), "input", output, self.check_class(target))[None])}
+        return {
+            "map": encode(
+                grad_cam(self.chain.tail(column, self.scales), "input", output, self.check_class(target))[None]
+            )
+        }
 
     def occlusion(self, target: int) -> dict[str, Any]:
         """Drop of a class's logit where a square of the image is covered."""
-        falls = occlusion(self.chain.tail(INPUT), self.outputs[INPUT][0], [self.check_class(target)])
+        falls = occlusion(self.chain.tail(INPUT, self.scales), self.outputs[INPUT][0], [self.check_class(target)])
         return {"map": encode(small(falls))}
 
     def input_png(self) -> bytes:

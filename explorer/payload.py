@@ -57,4 +57,4 @@ def strongest_slices(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
 
 def rounded(values: Tensor, digits: int = 6) -> list[Any]:
     """Nested lists of numbers, short enough to send."""
-    return torch.round(values.detach().double().cpu(), decimals=digits).tolist()
+    return torch.round(values.detach().cpu().double(), decimals=digits).tolist()

@@ -1,12 +1,13 @@
 """The server of the page: its routes and limits. It answers from memory and serves no file but its own and examples."""
 
+import json
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from anyio import CapacityLimiter, Semaphore, to_thread
+from anyio import CapacityLimiter, Semaphore, fail_after, to_thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -25,6 +26,8 @@ from runtime.errors import InputError
 STATIC = Path(__file__).parent / "static"
 LOCAL = ("127.0.0.1", "localhost")
 THREADS = 2  # that compute at a time
+MAX_CHANGES = 1_000_000  # bytes
+SECONDS = 60  # in which a body must arrive
 UPLOADS = 4  # that are read at a time: others wait outside the memory
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; "
@@ -36,6 +39,10 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
 }
+
+
+class TooLarge(InputError):
+    """A request's body has too many bytes."""
 
 
 class OwnPagesOnly:
@@ -55,8 +62,10 @@ class OwnPagesOnly:
                 message["headers"] = [*message["headers"], *added]
             await send(message)
 
-        app = self.app
-        if dict(scope["headers"]).get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none"):
+        app, headers = self.app, dict(scope["headers"])
+        foreign = headers.get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none")
+        origin = headers.get(b"origin")  # which browsers send with every POST, also where they leave the other out
+        if foreign or (origin and origin.partition(b"//")[2] != headers.get(b"host")):
             app = failure("only this page's own requests are answered", 403)
         await app(scope, receive, send_with_headers)
 
@@ -102,24 +111,19 @@ class Routes:
         """Takes an image file as the body of the request."""
         name, like = request.query_params.get("name", "photograph")[:200], request.query_params.get("like")
         async with self.uploads:
-            content = bytearray()
-            async for chunk in request.stream():
-                content += chunk
-                if len(content) > MAX_BYTES:
-                    return failure(f"{name}: has more than {MAX_BYTES // 10**6} MB; give a smaller one", 413)
-            id, look = await self.work(self.visitors.add, name, bytes(content), like)
+            content = await read_body(request, MAX_BYTES, name)
+            id, look = await self.work(self.visitors.add, name, content, like)
         return JSONResponse({"id": id, **await self.work(look.summary)})
 
     async def change(self, request: Request) -> Response:
         look = self.look(request)
         try:
-            wanted = await request.json()
-            await self.work(look.change, wanted["scales"], wanted["cover"])
+            wanted = json.loads(await read_body(request, MAX_CHANGES, "changes"))
+            return JSONResponse(await self.work(look.change, wanted["scales"], wanted["cover"]))
         except InputError:
             raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             raise InputError("changes: give scales, {column: {channel: factor}}, and cover, four numbers") from error
-        return JSONResponse(await self.work(look.summary))
 
     def look(self, request: Request) -> Look:
         return self.visitors.get(request.path_params["id"])
@@ -130,7 +134,7 @@ class Routes:
         async def answer(request: Request) -> Response:
             given = [request.query_params.get(name, "") for name in names]
             for name, value in zip(names, given, strict=True):
-                if name == "class" and not value.isdecimal():
+                if name == "class" and not (value.isdecimal() and len(value) < 10):
                     raise InputError(f"class {value!r}: give its number")
             words = [int(value) if name == "class" else value for name, value in zip(names, given, strict=True)]
             found = await self.work(what, self.look(request), *words)
@@ -186,8 +190,22 @@ class Routes:
         ]
 
 
+async def read_body(request: Request, most: int, name: str) -> bytes:
+    """The body of a request. Raises: InputError where it has more bytes than `most`, or takes too long to come."""
+    content = bytearray()
+    try:
+        with fail_after(SECONDS):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > most:
+                    raise TooLarge(f"{name}: has more than {most / 1e6:g} MB; give a smaller one")
+    except TimeoutError:
+        raise InputError(f"{name}: did not arrive within {SECONDS} s; try again") from None
+    return bytes(content)
+
+
 async def on_error(request: Request, error: Exception) -> Response:
-    return failure(str(error), 410 if isinstance(error, Forgotten) else 400)
+    return failure(str(error), 410 if isinstance(error, Forgotten) else 413 if isinstance(error, TooLarge) else 400)
 
 
 def make_app(visitors: Visitors, index: IndexMaker, examples: Sequence[Path], names: Sequence[str] = ()) -> Starlette:
@@ -207,7 +225,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), reuse_port=False)
     except OSError as error:
-        raise InputError(f"{host}:{port}: cannot listen ({error.strerror}); give another --port") from error
+        raise InputError(f"{host}:{port}: cannot listen ({error.strerror}); give another --port or --host") from error
 
 
 def serve(app: Starlette, listener: socket.socket) -> None:

@@ -18,7 +18,7 @@ from training.trained_run import TrainedRun
 
 MAX_BYTES = 25_000_000  # of an uploaded file
 MAX_PIXELS = 64_000_000
-KEPT = 12  # photographs, of about 40 MB each at 320 pixels
+KEPT = 12  # photographs, of about 20 MB each at 320 pixels, twice that where something is changed
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # check_size is stricter
 
@@ -41,7 +41,7 @@ class Visitors:
         """Looks at an image file's content. Returns its id, too.
 
         Args:
-            like: id of a photograph whose channels are to be shown.
+            like: id of a photograph whose channels are to be shown, on its colour scales.
 
         Raises: InputError where it is too large, or no image.
         """
@@ -52,8 +52,9 @@ class Visitors:
             raise
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
             raise InputError(f"{name}: cannot be read ({first_line(error)}); give another file") from error
-        shown = dict(self.get(like).shown) if like else {}
-        look = Look(self.run, self.chain, name, input, shown)
+        other = self.get(like) if like else None
+        same = {"shown": dict(other.shown), "highs": dict(other.highs)} if other else {}
+        look = Look(self.run, self.chain, name, input, **same)
         id = secrets.token_urlsafe(16)
         with self.lock:
             self.looks[id] = look

@@ -57,11 +57,18 @@ class Chain:
             end = names.index(name) + 1
             self.columns.append(Column(name, end, last_conv(parts[self.columns[-1].end : end])))
         self.by_name = {column.name: column for column in self.columns}
+        self.at = {column.end: column.name for column in self.columns}  # columns by the number of steps before them
 
-    def run(self, x: Tensor, start: int = 0, end: int | None = None) -> Tensor:
-        """Output of the steps `start` to `end` (excluded; None: the logits) for the output before them."""
-        for step in self.steps[start:end]:
+    def run(self, x: Tensor, start: int = 0, end: int | None = None, scales: Scales | None = None) -> Tensor:
+        """Output of the steps `start` to `end` (excluded; None: the logits) for the output before them.
+
+        Args:
+            scales: factors for channels of the columns after `start`.
+        """
+        for number, step in enumerate(self.steps[start:end], start + 1):
             x = step(x)
+            if scales and scales.get(self.at.get(number)):
+                x = scaled(x, scales[self.at[number]])
         return x
 
     @torch.no_grad()
@@ -80,16 +87,23 @@ class Chain:
         changed = known is None
         for before, column in zip(self.columns, self.columns[1:], strict=False):
             previous = outputs[before.name]
-            outputs[column.name] = self.run(previous, before.end, column.end) if changed else known[column.name]
-            if scales.get(column.name):
-                outputs[column.name] = scaled(outputs[column.name], scales[column.name])
-                changed = True
+            changed = changed or bool(scales.get(column.name))
+            outputs[column.name] = self.run(previous, before.end, column.end, scales) if changed else known[column.name]
         return outputs, self.run(outputs[column.name], column.end)
 
-    def tail(self, column: str) -> nn.Sequential:
-        """The network from a column on, its first layer, `input`, outputs the column: for `inspection.attribution`."""
-        rest = self.steps[self.by_name[column].end :]
-        return nn.Sequential(OrderedDict(input=nn.Identity(), **{f"step{n}": step for n, step in enumerate(rest)}))
+    def tail(self, column: str, scales: Scales | None = None) -> nn.Sequential:
+        """The network from a column on, its first layer, `input`, outputs the column: for `inspection.attribution`.
+
+        Args:
+            scales: as of `run`.
+        """
+        start = self.by_name[column].end
+        parts: OrderedDict[str, nn.Module] = OrderedDict(input=nn.Identity())
+        for number, step in enumerate(self.steps[start:], start + 1):
+            parts[f"step{number}"] = step
+            if scales and scales.get(self.at.get(number)):
+                parts[f"scale{number}"] = Scaled(scales[self.at[number]])
+        return nn.Sequential(parts)
 
     def previous(self, column: str) -> str:
         names = list(self.by_name)
@@ -105,9 +119,12 @@ class Chain:
         before, end = self.by_name[self.previous(column)], self.by_name[column].end
         return contributions(lambda x: self.run(x, before.end, end).sum((2, 3))[0], outputs[before.name], channels)
 
-    def logit_contributions(self, outputs: Mapping[str, Tensor], column: str, classes: Sequence[int]) -> Tensor:
-        """As `contributions`, of a column to the logits of `classes`: (N, C)."""
-        return contributions(lambda x: self.run(x, self.by_name[column].end)[0], outputs[column], classes)
+    def logit_contributions(
+        self, outputs: Mapping[str, Tensor], column: str, classes: Sequence[int], scales: Scales | None = None
+    ) -> Tensor:
+        """As `contributions`, of a column to the logits of `classes`, with factors for later columns: (N, C)."""
+        start = self.by_name[column].end
+        return contributions(lambda x: self.run(x, start, scales=scales)[0], outputs[column], classes)
 
 
 def contributions(forward: Callable[[Tensor], Tensor], x: Tensor, targets: Sequence[int]) -> Tensor:
@@ -129,11 +146,22 @@ def shares(values: Tensor) -> Tensor:
 
 
 def scaled(output: Tensor, scales: Mapping[int, float]) -> Tensor:
-    """A copy of an output (1, C, h, w) with some channels multiplied by a factor."""
+    """A copy of an output (B, C, h, w) with some channels multiplied by a factor."""
     output = output.clone()
     for channel, factor in scales.items():
         output[:, channel] *= factor
     return output
+
+
+class Scaled(nn.Module):
+    """As `scaled`, a layer."""
+
+    def __init__(self, scales: Mapping[int, float]) -> None:
+        super().__init__()
+        self.scales = scales
+
+    def forward(self, output: Tensor) -> Tensor:
+        return scaled(output, self.scales)
 
 
 def last_conv(parts: Sequence[tuple[str, nn.Module]]) -> str | None:

@@ -58,7 +58,7 @@ def histogram(values: Tensor, bins: int = BINS) -> dict[str, Any]:
 
     `counts` sum to `n` - `not_finite`; all statistics are of the finite values.
     """
-    flat = values.detach().double().flatten()
+    flat = values.detach().cpu().double().flatten()  # on the CPU first: MPS has no float64
     finite = flat[flat.isfinite()].numpy()
     counts, edges = np.histogram(finite, bins)
     return {

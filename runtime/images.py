@@ -21,6 +21,11 @@ except ImportError:
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"}
 HEIF_FIX = "install Pillow's plugin (pip install pillow-heif) or convert to JPEG"
+ICONS = (
+    b"\0\0\1\0",
+    b"\0\0\2\0",
+    b"icns",
+)  # whose inner images are decoded when the file is opened, whatever their size
 UNDECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow recognises but cannot decode alone
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # from where on Pillow refuses an image, before it decodes it
 JPEG_START = b"\xff\xd8"
@@ -31,7 +36,7 @@ FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended sequential, progressive: marke
 def image_suffixes() -> frozenset[str]:
     """Suffixes of all files that Pillow opens, in lower case."""
     formats = Image.registered_extensions()  # loads all plugins: 0.2 s
-    opened = {"MPO", *Image.OPEN} - UNDECODED  # MPO: opened as JPEG
+    opened = {"MPO", *Image.OPEN} - UNDECODED - {"ICO", "ICNS"}  # MPO: opened as JPEG
     return frozenset(suffix for suffix, name in formats.items() if name in opened)
 
 
@@ -96,11 +101,16 @@ def decode_pixels(data: bytes, min_side: int = 0) -> np.ndarray:
 
 def open_image(data: bytes) -> Image.Image:
     """Opens the content of an image file without decoding it. Raises: OSError where it is not an image."""
+    if data.startswith(ICONS):
+        raise OSError("an icon, not a photograph")
     try:
-        return Image.open(io.BytesIO(data))
+        file = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         is_heif = data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
         raise OSError(f"HEIC: {HEIF_FIX}" if is_heif else "not an image that Pillow opens") from None
+    if file.format in UNDECODED:  # of an EPS, decoding would start Ghostscript
+        raise OSError(f"{file.format}: a format that is not read; convert it to PNG or JPEG")
+    return file
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:

@@ -85,12 +85,14 @@ def test_probabilities_are_those_of_the_run(client: TestClient, run: TrainedRun,
     assert np.allclose(np.asarray(Image.open(io.BytesIO(pixels))) / 255, example.input_pixels, atol=0.003)
 
 
-def test_a_channel_its_class_and_what_switching_it_off_does(client: TestClient, photograph: Path) -> None:
+def test_a_channel_its_class_and_what_switching_it_off_does(
+    client: TestClient, run: TrainedRun, photograph: Path
+) -> None:
     found = add(client, photograph)
     path = f"/api/images/{found['id']}"
     best = int(np.argmax(found["probabilities"]))
     speaks = client.get(f"{path}/class", params={"class": best}).json()
-    assert np.isclose(speaks["logit"], sum(speaks["sums"]) + speaks["bias"], atol=2e-4)
+    assert np.isclose(speaks["bias"], run.model.fc.bias[best].item(), atol=2e-4)
     channel = speaks["for"]["channels"][0]
     known = {"column": "relu2", "channel": channel}
     before = client.get(f"{path}/channel", params=known).json()
@@ -139,6 +141,16 @@ def test_compared_photographs_show_the_same_channels(client: TestClient, run: Tr
     assert second["probabilities"] != first["probabilities"]
 
 
+def test_everything_follows_channels_that_are_switched_off(client: TestClient, photograph: Path) -> None:
+    path = f"/api/images/{add(client, photograph)['id']}"
+    off = {"relu2": {str(channel): 0 for channel in range(256)}}
+    client.post(f"{path}/changes", json={"scales": off, "cover": None})
+    for what in ("cam?column=base_model.layer4&class=0", "occlusion?class=0"):
+        assert client.get(f"{path}/{what}").json()["map"]["high"] == 0
+    channel = client.get(f"{path}/channel", params={"column": "relu1", "channel": 0}).json()
+    assert [row["logit"] for row in channel["classes"]] == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [
@@ -147,6 +159,12 @@ def test_compared_photographs_show_the_same_channels(client: TestClient, run: Tr
         (png(20_000, 20_000), 400, "far more than 64 million pixels"),
         (png(9_000, 9_000), 400, "9000 × 9000 pixels, more than 64 million"),
         (png(500, 500), 400, "truncated"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+            400,
+            "EPS: a format that is not read",
+        ),
+        (b"\0\0\1\0\1\0" + bytes(40), 400, "an icon, not a photograph"),
         (b"\xff\xd8\xff\xe0" + bytes(MAX_BYTES), 413, "more than 25 MB"),
     ],
 )
@@ -172,6 +190,8 @@ def test_strangers_are_refused(client: TestClient, visitors: Visitors, photograp
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
     assert client.get("/", headers={"host": "127.0.0.1:8000"}).status_code == 200
     assert client.post("/api/images", content=b"", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    assert client.post("/api/images", content=b"", headers={"origin": "http://evil.example"}).status_code == 403
+    assert client.post(f"/api/images/{first}/changes", content=bytes(2_000_000)).status_code in (410, 413)
     for place in (
         "/static/../server.py",
         "/static/%2e%2e/server.py",
@@ -191,6 +211,8 @@ def test_strangers_are_refused(client: TestClient, visitors: Visitors, photograp
         ("channel?column=input&channel=0", "is the image"),
         ("class?class=99", "class 99: the run knows"),
         ("class?class=x", "class 'x': give its number"),
+        ("class?class=" + "9" * 5000, "give its number"),
+        ("channel?column=relu2&channel=" + "9" * 5000, "relu2 has the channels 0 to 255"),
         ("cam?column=relu2", "class '': give its number"),
     ],
 )
@@ -204,6 +226,7 @@ def test_wrong_questions_are_one_line(client: TestClient, photograph: Path, what
     "changes",
     [b"{", b"[]", b'{"scales": 3, "cover": null}', b'{"scales": {"relu2": {"0": 9}}, "cover": null}',
      b'{"scales": {"relu2": {"999": 0}}, "cover": null}', b'{"scales": {}, "cover": [0.5, 0.5, 0.5, 0.5]}',
+     b'{"scales": {"relu2": {"0": 1' + 400 * b"0" + b"}}, \"cover\": null}", 200_000 * b"[",
      b'{"scales": {}, "cover": [1, 2]}', b'{"scales": {"relu2": {"0": "x"}}, "cover": null}'],
 )  # fmt: skip
 def test_wrong_changes_change_nothing(client: TestClient, photograph: Path, changes: bytes) -> None:
