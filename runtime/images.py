@@ -21,11 +21,7 @@ except ImportError:
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"}
 HEIF_FIX = "install Pillow's plugin (pip install pillow-heif) or convert to JPEG"
-ICONS = (
-    b"\0\0\1\0",
-    b"\0\0\2\0",
-    b"icns",
-)  # whose inner images are decoded when the file is opened, whatever their size
+ICONS = (b"\0\0\1\0", b"icns")  # their inner images are decoded when the file is opened, whatever their size
 UNDECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow recognises but cannot decode alone
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # from where on Pillow refuses an image, before it decodes it
 JPEG_START = b"\xff\xd8"
