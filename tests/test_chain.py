@@ -51,6 +51,23 @@ def test_contributions_add_up_to_the_slope_along_the_channels(chain: Chain, imag
     assert not shares(torch.zeros(3)).any()
 
 
+def test_without_biases_contributions_add_up_to_the_value(image: Tensor) -> None:
+    torch.manual_seed(0)
+    model = ActionNet(5)
+    for name, value in model.state_dict().items():
+        if name.endswith((".bias", ".running_mean")):
+            value.zero_()
+    chain = Chain(model)
+    outputs, logits = chain.outputs(image)
+    for column in ("base_model.layer1", "base_model.layer4", "relu2"):
+        channels = outputs[column].sum((2, 3))[0].topk(2).indices.tolist()
+        values = outputs[column].sum((2, 3))[0, channels]
+        assert torch.allclose(chain.contributions(outputs, column, channels).sum(1), values, rtol=1e-4)
+        assert torch.allclose(
+            chain.logit_contributions(outputs, column, range(5)).sum(1), logits[0], rtol=1e-3, atol=1e-6
+        )
+
+
 def test_contributions_to_logits_are_those_of_the_grid(chain: Chain, image: Tensor) -> None:
     outputs, logits = chain.outputs(image)
     found = chain.logit_contributions(outputs, "relu2", range(5))
