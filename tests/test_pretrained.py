@@ -120,7 +120,7 @@ def test_its_backbone_trains_where_no_other_weights_can_be_reached(
 
 
 def test_images_are_predicted_without_any_run(empty: Path, capsys: pytest.CaptureFixture) -> None:
-    predict5.main(predict5.Args(images=(EXAMPLES,)))
+    predict5.main(predict5.Args(images=(EXAMPLES,), device="cpu"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("pretrained network (no finished run in results/): HAR, 15 classes, test accuracy 78.0%")
     assert re.search(r"drinking\.jpg +drinking 1\.00", "\n".join(lines))
@@ -141,7 +141,7 @@ def test_folders_named_after_classes_are_measured(empty: Path, capsys: pytest.Ca
     for folder, name in (("drinking", "drinking.jpg"), ("drinking", "rabbit.jpg"), ("mine", "laughing.jpg")):
         (empty / "own" / folder).mkdir(parents=True, exist_ok=True)
         shutil.copy(EXAMPLES / name, empty / "own" / folder / name)
-    predict5.main(predict5.Args(images=(Path("own"),), threshold=0.9, top_k=15))
+    predict5.main(predict5.Args(images=(Path("own"),), threshold=0.9, top_k=15, device="cpu"))
     output = capsys.readouterr().out
     assert "labelled images: 2 images" in output
     assert "accuracy        0.5000" in output
