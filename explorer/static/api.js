@@ -19,7 +19,7 @@ export async function ask(path, options = {}) {
 
 const post = (path, body, type) => ask(path, { method: "POST", body, headers: { "content-type": type } });
 
-// Uploads an image file and puts it in the slot; B shows the channels that A shows.
+// Uploads an image file for a slot; B shows the channels that A shows.
 export async function upload(slot, blob, name, maxBytes) {
   if (blob.size > maxBytes) throw new Error(`${name}: has more than ${maxBytes / 1e6} MB; give a smaller one`);
   const query = new URLSearchParams({ name });
@@ -28,8 +28,7 @@ export async function upload(slot, blob, name, maxBytes) {
   const image = new Image();
   image.src = `/api/images/${summary.id}/input.png`;
   await image.decode();
-  looks[slot] = { id: summary.id, blob, name, image, summary };
-  return looks[slot];
+  return { id: summary.id, blob, name, image, summary };
 }
 
 // Asks about a photograph; one that the server has forgotten meanwhile is uploaded again.

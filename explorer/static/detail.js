@@ -13,7 +13,10 @@ export async function loadDetail(actions) {
   request.abort();
   request = new AbortController();
   const { selection } = state;
-  if (!selection || !looks.A) return $("detail").replaceChildren();
+  if (!selection || !looks.A) {
+    state.detail = null;
+    return $("detail").replaceChildren();
+  }
   const { signal } = request;
   try {
     const slots = ["A", "B"].filter((slot) => looks[slot]);

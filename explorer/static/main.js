@@ -2,13 +2,16 @@
 
 import { ask, change, looks, upload } from "./api.js";
 import { drawChanges, loadAlike, loadDetail, makeIndex } from "./detail.js";
-import { drawPhoto, drawView, listen, loadOverlay, setUp } from "./photo.js";
+import { drawPhoto, drawView, forgetOverlay, listen, loadOverlay, setUp } from "./photo.js";
 import { save } from "./save.js";
 import { changed, state } from "./state.js";
 import { drawEdges, drawWalk, loadEdges, markSelection, moveByKeys } from "./walk.js";
 
 const $ = (id) => document.getElementById(id);
 let comparing = false;
+let drops = 0; // photographs dropped so far: of several that are looked at, the last one stays
+let applying = null; // promise of the changes that the server computes
+let again = false; // whether there are newer ones
 
 function fail(error) {
   $("error").textContent = error.message;
@@ -31,8 +34,11 @@ async function busy(word, step) {
 async function take(blob, name) {
   const slot = comparing && looks.A ? "B" : "A";
   const begin = performance.now();
+  const mine = ++drops;
   await busy("looking …", async () => {
-    await upload(slot, blob, name, state.network.max_bytes);
+    const look = await upload(slot, blob, name, state.network.max_bytes);
+    if (mine !== drops) return;
+    looks[slot] = look;
     if (slot === "A") {
       looks.B = null;
       [state.scales, state.cover] = [{}, null];
@@ -42,11 +48,13 @@ async function take(blob, name) {
     draw(true);
     performance.measure(`answer ${slot}`, { start: begin });
   });
-  if (looks[slot]) await later(true);
+  if (looks[slot] && mine === drops) await later(true);
 }
 
-// What is there at once.
+// What is there at once; lines and overlay, which take another request, belong to what was shown before.
 function draw(newImage = false) {
+  state.edges = {};
+  forgetOverlay();
   $("network").hidden = $("save").hidden = false;
   $("compare").textContent = looks.B ? "End comparison" : "Compare with…";
   $("compare").setAttribute("aria-pressed", comparing);
@@ -99,16 +107,30 @@ const actions = {
   })),
 };
 
-async function apply(scales, cover) {
+// Changes count at once, so that the next one builds on them; while the server computes, only the newest wait.
+function apply(scales, cover) {
+  [state.scales, state.cover] = [scales, cover];
+  again = true;
+  applying ??= applyAll().finally(() => { applying = null; }).then(() => later());
+  return applying;
+}
+
+async function applyAll() {
   const begin = performance.now();
   await busy("computing …", async () => {
-    await change("A", scales, cover);
-    if (looks.B) await change("B", scales, null);
-    [state.scales, state.cover] = [scales, cover];
+    while (again) {
+      again = false;
+      try {
+        await change("A", state.scales, state.cover);
+        if (looks.B) await change("B", state.scales, null);
+      } catch (error) {
+        if (!again) [state.scales, state.cover] = [looks.A.summary.scales, looks.A.summary.cover];
+        throw error;
+      }
+    }
     draw();
     performance.measure("change", { start: begin });
   });
-  await later();
 }
 
 async function start() {

@@ -100,6 +100,12 @@ export function drawVerdict() {
   }));
 }
 
+// Before another photograph, or the same with changes, is drawn.
+export function forgetOverlay() {
+  overlay.asked += 1;
+  overlay.map = null;
+}
+
 // Grad-CAM or occlusion of the class and layer chosen.
 export async function loadOverlay() {
   const mine = ++overlay.asked;

@@ -8,7 +8,7 @@ export const state = {
   threshold: 0.5,
   detail: null, // answers about the selection, of A and B
   pending: null, // promise of the detail that was asked for last
-  edges: {}, // by slot and column: shares
+  edges: {}, // of A, by column: shares
 };
 
 const TITLES = { input: "image", "base_model.relu": "stem", relu1: "head 1", relu2: "head 2" };
