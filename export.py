@@ -37,24 +37,32 @@ from typing import Any
 from torch import Tensor
 
 from backbones.imagenet_weights import BackboneWeights
+from backbones.names import RESNET
 from backbones.packed import PRETRAINED, pack, unpack
 from evaluation.card import model_card
 from runtime.device import pick_device
+from runtime.errors import InputError
 from runtime.files import write_text
 from runtime.options import RunOptions
+from sample.build import NAME as SAMPLE_NAME
 from training import checkpoint
 from training.options import PLACES
 from training.predictor import Predictor
 from training.trained_run import TrainedRun, load_run
 
 BACKBONE = "base_model."
+HAR_CLASSES = 15
 
 
 def main(args: Args) -> None:
     run = load_run(
         RunOptions(args.pretrained, args.data, args.device, args.cache, args.results), pick_device(args.device)
     )
-    state = run.model.cpu().state_dict()
+    if run.record["dataset"] == SAMPLE_NAME or len(run.classes) != HAR_CLASSES:
+        raise InputError(f"--pretrained {args.pretrained}: was not trained on the HAR photographs; give a run that was")
+    if run.model.unfreeze != "none" or run.model.backbone != RESNET:
+        raise InputError(f"--pretrained {args.pretrained}: give a run of the frozen ResNet-50")
+    state = {key: value.clone() for key, value in run.model.cpu().state_dict().items()}
     record = portable(run.record, state, run.model.stride_on)
     logits, targets = predict_test(run)
     run.model.load_state_dict(unpack(pack(state)))

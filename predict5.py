@@ -55,6 +55,8 @@ def check(args: Args) -> None:
     require_range("top_k", args.top_k, 1)
     require_range("batch_size", args.batch_size, 1)
     require_range("workers", args.workers, 0)
+    if args.csv and (args.csv.is_dir() or not args.csv.name):
+        raise InputError(f"--csv {args.csv}: is a folder; give a file")
     if args.csv and not args.images:
         raise InputError("--csv goes with images; the test set's tables are in results/<run>/test/ anyway")
     for path in args.images:
@@ -101,7 +103,6 @@ def main(args: Args) -> None:
         predictor = Predictor(load_run(args, device), args.tta, precision, args.batch_size, args.workers)
         if args.images:
             predict_images(predictor, samples, args)
-            suggest("visualize_single_example.py", *same_run(args), samples[0].path)
         else:
             evaluate(predictor, args)
             suggest("visualize_single_example.py", *same_run(args))
@@ -134,6 +135,7 @@ def predict_images(predictor: Predictor, samples: Sequence[Sample], args: Args) 
         write_csv(args.csv, table, (*TABLE, "sure"))
     say(wrap(f"written: {folder}/: {' '.join(sorted(path.name for path in folder.iterdir()))} {args.csv or ''}"))
     print(f"{len(rows)} image{'s' * (len(rows) != 1)}, backbone in {predictor.arithmetic.backbone}; {predictor.title}")
+    suggest("visualize_single_example.py", *same_run(args), samples[0].path)
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
@@ -184,11 +186,9 @@ def measure(
 
 
 def label_by_folder(samples: Sequence[Sample], classes: Sequence[str]) -> list[Sample]:
-    """Gives images in a folder named after a class that class."""
-    return [
-        replace(sample, label=sample.path.parent.name if sample.path.parent.name in classes else None)
-        for sample in samples
-    ]
+    """Gives images in a folder named after a class, the nearest one above them, that class."""
+    folders = [(sample, sample.path.parts[-2::-1]) for sample in samples]
+    return [replace(sample, label=next((name for name in names if name in classes), None)) for sample, names in folders]
 
 
 def find_images(paths: Sequence[Path]) -> list[Sample]:
@@ -199,7 +199,7 @@ def find_images(paths: Sequence[Path]) -> list[Sample]:
         if not files:
             raise InputError(f"{path}: holds no images; give another folder")
         samples += [Sample(str(file), file, None) for file in files]
-    return list({sample.name: sample for sample in samples}.values())
+    return list({sample.path.resolve(): sample for sample in samples}.values())
 
 
 def readable(samples: list[Sample], args: Args) -> list[Sample]:
@@ -246,7 +246,7 @@ def evaluate(predictor: Predictor, args: Args) -> None:
         from reports.evaluation import write_test_report
 
         write_test_report(run, report, values, test_command(args, run.name))
-    print(wrap(f"written: {folder}/: {' '.join(sorted(path.name for path in folder.glob('[!.]*')))}"))
+    say(wrap(f"written: {folder}/: {' '.join(sorted(path.name for path in folder.glob('[!.]*')))}"))
     print(f"{predictor.title}: test accuracy {values['accuracy']:.4f} on {values['n']} images")
 
 

@@ -169,7 +169,7 @@ def finish(run: PreparedRun, state: TrainState) -> None:
     print(f"  val   calibrated loss {best['calibrated']:.4f} (temperature {best['temperature']:.2f})")
     print("  seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in run.seconds.items()))
     names = sorted(path.name for path in run.folder.glob("[!.]*.*"))
-    print(wrap(f"written: {run.folder}/: {' '.join(names)}"))
+    say(wrap(f"written: {run.folder}/: {' '.join(names)}"))
     print(f"{run.data.name}, {run.weights.name}: validation accuracy {best['val']['accuracy']:.4f} ({run.folder})")
 
 

@@ -71,7 +71,7 @@ def read_packed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             packed = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         good = digest(packed, metadata["about"]) == metadata["sha256"]
     except (OSError, safetensors.SafetensorError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a packed network ({first_line(error)}); restore it with git checkout") from error
+        raise InputError(f"{path}: not a packed network ({first_line(error)}); restore it with git") from error
     if not good:
-        raise InputError(f"{path}: damaged (its SHA-256 differs); restore it with: git checkout -- {path.name}")
+        raise InputError(f"{path}: damaged (its SHA-256 differs); restore it with: git checkout -- {path}")
     return unpack(packed), json.loads(metadata["about"])

@@ -141,9 +141,10 @@ def find_split_images(
     there, names = {sample.name: sample for sample in data.labelled}, list(names)
     missing = [name for name in names if name not in there]
     if missing:
+        more = f" and {len(missing) - 1} others" * (len(missing) > 1)
         raise InputError(
-            f"{data.root}: {missing[0]} and {len(missing) - 1} other {part} images of the run are missing. Pass the "
-            "original dataset with --data."
+            f"{data.root}: {missing[0]}{more} of the run's {part} images are missing. Pass the original dataset with "
+            "--data."
         )
     samples = [there[name] for name in names]
     scans = check_images(samples, cache / "scans.json", skip_bad=False)

@@ -9,7 +9,9 @@ from layouts.csv_lists import Row, read_csv
 from runtime.errors import InputError
 from runtime.images import HEIF_FIX, HEIF_SUFFIXES, file_names, is_image_name
 
-EXAMPLES = Path(__file__).parents[1] / "data" / "examples"  # photographs to try, beside which people put class folders
+EXAMPLES = (
+    Path(__file__).resolve().parents[1] / "data" / "examples"
+)  # photographs to try, beside which people put class folders
 TRAIN_CSV, TEST_CSV = "Training_set.csv", "Testing_set.csv"
 PARTS = ("train", "val", "test")
 CSV_NAMES = dict(zip(PARTS, (TRAIN_CSV, "Validation_set.csv", TEST_CSV), strict=True))

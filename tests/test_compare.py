@@ -57,7 +57,9 @@ def results(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs: a, and b with other predictions and another learning rate."""
     folder = tmp_path_factory.mktemp("compared")
     for name in ("a", "b"):
-        shutil.copytree(trained / "results/a", folder / name, ignore=shutil.ignore_patterns("*.pt", "snapshots"))
+        shutil.copytree(
+            trained / "results/a", folder / name, ignore=shutil.ignore_patterns("*.pt", "snapshots", "test_tta")
+        )
         content = torch.load(trained / "results/a/best.pt", weights_only=True) | {"model": {}}
         content["record"]["arguments"]["lr"] = 0.001 if name == "a" else 0.003
         torch.save(content, folder / name / "best.pt")

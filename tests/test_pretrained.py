@@ -133,7 +133,7 @@ def test_images_are_predicted_without_any_run(empty: Path, capsys: pytest.Captur
     for row in written:
         prediction, _ = visualize_activations.predict(run, run.file_example(Path(row["filename"])), [])
         assert prediction.by_class == pytest.approx(row["probabilities"], abs=1e-4)  # of all scripts the same
-    with pytest.raises(InputError, match="comes without its images: give images of your own"):
+    with pytest.raises(InputError, match="comes without its images"):
         predict5.main(predict5.Args())
 
 
@@ -141,7 +141,11 @@ def test_folders_named_after_classes_are_measured(empty: Path, capsys: pytest.Ca
     for folder, name in (("drinking", "drinking.jpg"), ("drinking", "rabbit.jpg"), ("mine", "laughing.jpg")):
         (empty / "own" / folder).mkdir(parents=True, exist_ok=True)
         shutil.copy(EXAMPLES / name, empty / "own" / folder / name)
-    predict5.main(predict5.Args(images=(Path("own"),), threshold=0.9, top_k=15, device="cpu"))
+    (empty / "own" / "drinking" / "deep").mkdir()
+    (empty / "own" / "drinking" / "rabbit.jpg").rename(empty / "own" / "drinking" / "deep" / "rabbit.jpg")
+    predict5.main(
+        predict5.Args(images=(Path("own"), empty / "own" / "drinking"), threshold=0.9, top_k=15, device="cpu")
+    )
     output = capsys.readouterr().out
     assert "labelled images: 2 images" in output
     assert "accuracy        0.5000" in output

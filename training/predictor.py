@@ -125,7 +125,6 @@ class Predictor:
         path = self.run.folder / TTA_FILE
         about: dict[str, Any] = {
             "epoch": self.run.record["epoch"],
-            "precision": self.precision,
             "views": [transform_text(view) for view in self.views],
         }
         known = distributed.broadcast_object(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})

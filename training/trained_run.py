@@ -88,8 +88,8 @@ class TrainedRun:
         folder = self.data or (find_root(Path("data")) if self.is_pretrained else Path(self.record["data"]))
         if folder is None:
             raise InputError(
-                "the pretrained network comes without its images: give images of your own, or with --data the HAR "
-                "photographs, which python prepare_data.py downloads"
+                "the pretrained network comes without its images, which tests, --tta and --precision int8 need: leave "
+                "these out and give images of your own, or with --data the HAR photographs (python prepare_data.py)"
             )
         return read_dataset(folder)
 
@@ -117,9 +117,16 @@ class TrainedRun:
 
     def random_example(self, seed: int | None) -> Example:
         """A random test image; of the pretrained network, where its dataset is not there, a photograph beside it."""
-        if self.is_pretrained and self.data is None and find_root(Path("data")) is None:
+        if self.is_pretrained and self.data is None and not self.has_test_images():
             return self.file_example(Path(np.random.default_rng(seed).choice(image_files(EXAMPLES))))
         return self.test_examples([self.random_index(seed)])[0]
+
+    def has_test_images(self) -> bool:
+        """Whether the dataset is there and holds all images of the test set, by name."""
+        try:
+            return self.split["test"].keys() <= {sample.name for sample in self.dataset.labelled}
+        except InputError:
+            return False
 
     def file_example(self, path: Path, true: str | None = None) -> Example:
         """Any image file, with a caution where this network cannot judge it. Raises: InputError naming it."""
@@ -153,6 +160,9 @@ def load_run(options: RunOptions, device: torch.device) -> TrainedRun:
         folder = (
             checkpoint.find_run(options.results, options.run) if options.run else checkpoint.newest(options.results)
         )
+    taken = options.results / checkpoint.PRETRAINED_NAME
+    if (taken / checkpoint.BEST).exists():
+        raise InputError(f"{taken}: this name now is that of the network in the repository; rename the run's folder")
     if folder is None:
         parts = checkpoint.load_pretrained(device)
         folder = options.results / checkpoint.PRETRAINED_NAME
