@@ -28,6 +28,11 @@ NARROW = (*SMALL, "--channels", "64")  # a small share of all, as the default ta
 Script = Callable[..., subprocess.CompletedProcess]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the shared training come first: then one of the two processes alone makes it."""
+    items.sort(key=lambda item: "trained" not in item.fixturenames)
+
+
 @pytest.fixture(autouse=True)
 def fresh_proxies() -> None:
     """urllib keeps the proxies of its first call; a test that sets some must not set them for the others."""

@@ -1,7 +1,7 @@
 """Scripts as processes of their own, forked from one that has imported torch: they start in 0.1 s instead of 2 to 6.
 
-A fresh interpreter for each script would spend more time on imports than on its work. test_architecture.py, the command
-lines of `torchrun` and the programs run with `python -m` start fresh ones.
+A fresh interpreter for each script would spend more time on imports than on its work. test_architecture.py,
+`torchrun` and the programs run with `python -m` start fresh ones.
 """
 
 import multiprocessing
@@ -21,16 +21,18 @@ CONTEXT.set_forkserver_preload(  # libraries that take long to import; none may 
 
 
 class RunningScript:
-    """A script of the repository that runs in `folder`, with the environment of this process.
+    """A script of the repository, or another file by its full path, that runs in `folder`.
+
+    `variables` are added to the environment of this process.
 
     Attributes:
         process: to send it signals and to wait for its end.
     """
 
-    def __init__(self, folder: Path, name: str, *arguments: object) -> None:
+    def __init__(self, folder: Path, name: str | Path, *arguments: object, **variables: str) -> None:
         self.command = [str(REPOSITORY / name), *map(str, arguments)]
         self.output = TemporaryDirectory()
-        where = (folder, dict(os.environ), self.output.name)
+        where = (folder, os.environ | variables, self.output.name)
         self.process = CONTEXT.Process(target=become_script, args=(self.command, *where))
         self.process.start()
 
@@ -45,7 +47,7 @@ class RunningScript:
         return subprocess.CompletedProcess(self.command, self.process.exitcode, *texts)
 
 
-def run_script(folder: Path, name: str, *arguments: object) -> subprocess.CompletedProcess:
+def run_script(folder: Path, name: str | Path, *arguments: object) -> subprocess.CompletedProcess:
     """Runs a script of the repository in `folder`; returns it with its output as text."""
     return RunningScript(folder, name, *arguments).finish()
 
@@ -59,5 +61,5 @@ def become_script(command: list[str], folder: Path, environment: dict[str, str],
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = command
-    sys.path.insert(0, str(REPOSITORY))
+    sys.path.insert(0, str(Path(command[0]).parent))
     runpy.run_path(command[0], run_name="__main__")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, SMALL
+from processes import run_script
 
 import train
 from benchmarks import ablation, bench, calibration, scripts, speed
@@ -109,6 +110,7 @@ def test_ablation_trains_and_tests_rows_once(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("subprocess.run", lambda command, stdout: run_script(tmp_path, *command[1:]))
     args = ablation.Args(data=sample, rows=("layer4 fine-tuned",), seeds=1, options=" ".join((*SMALL, "--epochs", "1")))
     ablation.main(args)
     (measured,) = json.loads(Path("results/ablation.json").read_text())["layer4 fine-tuned"]

@@ -220,10 +220,10 @@ def test_bars_of_libraries_stay_out_of_a_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("module", ["numpy", "training.run", "figures.curves"])
 def test_a_signal_during_imports_stops_without_a_traceback(
-    sample: Path, tmp_path: Path, module: str, number: int
+    kaggle: Path, tmp_path: Path, module: str, number: int
 ) -> None:
     """The last of these modules is imported at the end of the training."""
-    words = [f"{REPOSITORY}/train.py", *SMALL, "--data", str(sample), "--epochs", "1"]
+    words = [f"{REPOSITORY}/train.py", *SMALL, "--data", str(kaggle), "--epochs", "1"]
     code = KILLS_ITSELF.format(module=module, number=int(number), words=words)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 130

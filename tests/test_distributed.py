@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 from contextlib import chdir
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY
+from processes import RunningScript
 
 import predict5
 import train
@@ -42,6 +44,19 @@ def torchrun(folder: Path, script: str, *arguments: object) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def two_processes(folder: Path, script: str, *arguments: object) -> None:
+    """Runs a script as `torchrun` would, from the fork server: without the imports of three interpreters."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    running = [
+        RunningScript(folder, script, *arguments, RANK=rank, LOCAL_RANK=rank, OMP_NUM_THREADS="1", **common)
+        for rank in "01"
+    ]
+    for process in running:
+        done = process.finish()
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +111,7 @@ def test_features_computed_by_two_processes_equal_those_of_one(
 
 def test_two_processes_share_the_projection(both: Path) -> None:
     arguments = ("--weights", "random", "--image-size", 64, "--precision", "fp32", "--epochs", 2, "--channels", 48)
-    torchrun(both, "train.py", "--data", "sample", *arguments, "--cache", "projected", "--run", "projected")
+    two_processes(both, "train.py", "--data", "sample", *arguments, "--cache", "projected", "--run", "projected")
     (rows,) = (both / "projected").glob("maps-*/rows.txt")
     assert rows.with_name("maps.bin").stat().st_size == len(rows.read_text().split()) * 2 * 2 * 48 * 2
     basis = torch.load(next((both / "projected").glob("projection-*.pt")), weights_only=True)
@@ -112,7 +127,7 @@ def test_two_processes_test_every_image_once(both: Path) -> None:
     folder = both / "results" / "one" / "test"
     alone = json.loads((folder / "metrics.json").read_text())
     tables = [table_of(folder)]
-    torchrun(both, "predict5.py", "--run", "one")
+    two_processes(both, "predict5.py", "--run", "one")
     shared = json.loads((folder / "metrics.json").read_text())
     tables.append(table_of(folder))
     assert shared["n"] == alone["n"]

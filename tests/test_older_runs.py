@@ -2,12 +2,12 @@
 
 import csv
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPOSITORY, read_jsonl
+from processes import run_script
 
 import predict5
 import train
@@ -40,9 +40,9 @@ def old_run(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
     if archive.returncode:
         pytest.skip(f"this clone does not hold the commit {OLD}: {archive.stderr.decode().strip()}")
     subprocess.run(["tar", "x"], cwd=code, input=archive.stdout, check=True)
-    command = [sys.executable, "-c", STOP_AFTER_FIRST_EPOCH, "--data", sample, *OPTIONS]
+    (code / "stop_after_first_epoch.py").write_text(STOP_AFTER_FIRST_EPOCH)
     places = ["--cache", folder / "data/cache", "--results", folder / "results"]
-    done = subprocess.run([*command, *places], cwd=code, capture_output=True, text=True)
+    done = run_script(code, code / "stop_after_first_epoch.py", "--data", sample, *OPTIONS, *places)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -54,8 +54,8 @@ def test_old_checkpoint_predicts_what_it_predicted(
     monkeypatch.chdir(old_run)
     images = sorted((sample / "test").glob("*.jpg"))[:8]
     places = ["--cache", old_run / "data/cache", "--results", old_run / "results"]
-    command = [sys.executable, "predict5.py", *images, "--csv", old_run / "old.csv", *places]
-    done = subprocess.run(command, cwd=old_run / "code", capture_output=True, text=True)
+    code = old_run / "code"
+    done = run_script(code, code / "predict5.py", *images, "--csv", old_run / "old.csv", *places)
     assert done.returncode == 0, done.stderr
     predict5.main(predict5.Args(run="old", images=tuple(images), csv=Path("new.csv")))
     old, new = (list(csv.DictReader(Path(name).read_text().splitlines())) for name in ("old.csv", "new.csv"))

@@ -231,7 +231,7 @@ def test_imagenet_features_separate_the_drawn_actions(
 ) -> None:
     """Few and small images: far above one in fifteen, but not all of them."""
     monkeypatch.chdir(tmp_path)
-    ensure_sample(Path("drawn"), per_class=20)
-    train.main(train.Args(data=Path("drawn"), image_size=128, epochs=8, views=1, batch_size=32, run="i"))
+    ensure_sample(Path("drawn"), per_class=12)
+    train.main(train.Args(data=Path("drawn"), image_size=128, epochs=6, views=1, batch_size=32, run="i"))
     predict5.main(predict5.Args())
-    assert 0.5 < json.loads(Path("results/i/test/metrics.json").read_text())["accuracy"] < 1  # 0.71 and 0.58 by seed
+    assert 0.4 < json.loads(Path("results/i/test/metrics.json").read_text())["accuracy"] < 1  # 0.67 and 0.6 by seed

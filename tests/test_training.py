@@ -232,15 +232,15 @@ def test_plain_recipe_is_adam_without_schedule_or_regularisation() -> None:
 def test_real_photographs_are_recognised_far_above_chance(
     har: Path, imagenet: BackboneWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Thirty small images per class, six epochs; chance is 0.07."""
+    """Twenty small images per class, five epochs; chance is 0.07."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "har/train").mkdir(parents=True)
     counts, rows = Counter(), []
     for sample in read_dataset(har).train:
         counts[sample.label] += 1
-        if counts[sample.label] <= 30:
+        if counts[sample.label] <= 20:
             (tmp_path / "har/train" / sample.path.name).symlink_to(sample.path.resolve())
             rows.append((sample.path.name, sample.label))
     write_csv(tmp_path / "har/Training_set.csv", rows, ("filename", "label"))
-    train.main(Args(data=Path("har"), image_size=128, epochs=6, batch_size=32, run="h"))
-    assert 0.4 < json.loads(Path("results/h/best.json").read_text())["val"]["accuracy"] < 0.9
+    train.main(Args(data=Path("har"), image_size=128, epochs=5, batch_size=32, run="h"))
+    assert 0.3 < json.loads(Path("results/h/best.json").read_text())["val"]["accuracy"] < 0.9

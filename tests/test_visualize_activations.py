@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, Script, blobs
+from conftest import REPOSITORY, Script, blobs, small
 from pages import not_blank
 from PIL import Image
 
@@ -115,10 +115,9 @@ def snapshots_of(run: str) -> list[Path]:
 
 
 def test_run_stopped_before_its_first_epoch_can_start_again(work: Path) -> None:
-    small = {"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 1, "snapshots": True}
     (work / "results/stopped/snapshots").mkdir(parents=True)
     shutil.copy(snapshots_of("a")[0], work / "results/stopped/snapshots")
-    train.main(train.Args(data=Path("data/sample"), run="stopped", **small))
+    train.main(small(data=Path("data/sample"), run="stopped", channels=64, epochs=1, snapshots=True))
     assert len(snapshots_of("stopped")) == 2
     for path in snapshots_of("stopped")[1:]:
         path.unlink()
