@@ -18,10 +18,10 @@ from training import checkpoint
 
 
 def test_fine_tuned_stage_is_trained_saved_and_resumed(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, untrained: BackboneWeights
+    kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, untrained: BackboneWeights
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = {"data": sample, "unfreeze": "layer4", "views": 1, "snapshots": True}
+    options = {"data": kaggle, "unfreeze": "layer4", "views": 1, "snapshots": True}
     train.main(small(**options, run="u", epochs=2))
     model, record, _ = checkpoint.load_model(Path("results/u"), torch.device("cpu"))
     assert model.unfreeze == record["arguments"]["unfreeze"] == "layer4"
@@ -30,7 +30,7 @@ def test_fine_tuned_stage_is_trained_saved_and_resumed(
     predict5.main(predict5.Args(run="u", precision="fp32"))
     with Path("results/u/test/test_predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    files = {sample.name: sample for sample in read_dataset(sample).labelled}
+    files = {sample.name: sample for sample in read_dataset(kaggle).labelled}
     dataset = HarDataset([files[row["filename"]] for row in rows], record["classes"], EvalTransform(64))
     images = normalise(torch.stack([dataset[n][0] for n in range(len(dataset))]))
     with torch.inference_mode():

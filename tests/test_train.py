@@ -102,10 +102,10 @@ def test_second_run_reuses_cached_features(
 
 
 def test_int8_model_is_calibrated_once_and_reused_by_predict5(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = {"data": sample, "precision": "int8", "epochs": 1, "views": 1, "cache": Path("cache")}
+    options = {"data": kaggle, "precision": "int8", "epochs": 1, "views": 1, "cache": Path("cache")}
     train.main(small(**options, run="q"))
     models = {path: path.stat().st_mtime_ns for path in Path("cache").glob("int8-*/*")}
     assert models
@@ -122,11 +122,11 @@ def test_int8_model_is_calibrated_once_and_reused_by_predict5(
 
 
 def test_head_is_copied_only_from_a_run_on_the_same_split(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    train.main(small(data=sample, views=1, run="frozen", epochs=3))
-    options = {"data": sample, "views": 1, "unfreeze": "layer4", "head": "frozen", "epochs": 1}
+    train.main(small(data=kaggle, views=1, run="frozen", epochs=3))
+    options = {"data": kaggle, "views": 1, "unfreeze": "layer4", "head": "frozen", "epochs": 1}
     train.main(small(**options, lr=1e-9, run="tuned"))  # a rate at which nothing moves
     frozen, tuned = (checkpoint.load_model(Path("results", run), torch.device("cpu"))[0] for run in ("frozen", "tuned"))
     for layer in ("conv1", "conv2", "fc"):
@@ -139,9 +139,9 @@ def test_head_is_copied_only_from_a_run_on_the_same_split(
     assert not Path("results/leak").exists()
 
 
-def test_plain_recipe_trains_without_a_cache(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_recipe_trains_without_a_cache(kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    train.main(small(data=sample, recipe="plain", epochs=1, run="p"))
+    train.main(small(data=kaggle, recipe="plain", epochs=1, run="p"))
     best = json.loads(Path("results/p/best.json").read_text())
     assert best["recipe"]["batch_size"] == 32
     assert best["recipe"]["optimizer"] == "adam"
@@ -208,9 +208,9 @@ def test_wrong_run_ends_with_one_line(tmp_path: Path, script: Script) -> None:
     )
 
 
-def test_changed_images_are_refused(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_images_are_refused(kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(sample, "mine")
+    shutil.copytree(kaggle, "mine")
     train.main(small(data=Path("mine"), epochs=1, run="c", precision="bf16"))
     train.main(train.Args(run="c", resume=True))  # finished: says so, and changes nothing
     best = json.loads(Path("results/c/best.json").read_text())
