@@ -40,7 +40,9 @@ def main(args: Args) -> None:
     command = [sys.executable, "explore.py", "--port", "0", "--run", args.run]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            address = next(found[0] for line in server.stdout if (found := re.search(r"http://\S+", line)))
+            address = next((found[0] for line in server.stdout if (found := re.search(r"http://\S+", line))), None)
+            if address is None:
+                raise InputError("explore.py did not start; see its message above")
             print(json.dumps(measure(args, address, server.pid), indent=1))
         finally:
             server.terminate()
@@ -75,8 +77,10 @@ def measure(args: Args, address: str, server: int) -> dict[str, Any]:
 
 
 def wait_for(page: Any, name: str, count: int) -> None:
-    """Waits until the page has measured `name` so many times."""
+    """Waits until the page has measured `name` so many times. Raises: InputError with what the page says instead."""
     while page.evaluate("name => performance.getEntriesByName(name).length", name) < count:
+        if page.locator("#error").is_visible():
+            raise InputError(page.locator("#error").inner_text())
         time.sleep(0.02)
 
 

@@ -147,7 +147,6 @@ class Look:
             "channels": len(order),
             "kernel": kernel(module_of(self.run.model, conv), number) if conv else None,
             "before": self.listed(before, made_of, made_of.abs().argsort(descending=True, stable=True)[:LISTED]),
-            "rest": None if number in self.scales.get(column, {}) else rounded(values.sum() - made_of.sum()),
             "classes": [{"class": k, "logit": round(value, 4)} for k, value in zip(top, added.tolist(), strict=True)],
         }
 

@@ -41,7 +41,7 @@ def encode(maps: Tensor, high: float | None = None) -> dict[str, Any]:
 
 def kernel(conv: nn.Conv2d, channel: int) -> dict[str, Any]:
     """A kernel: in RGB (3, kh, kw), or its slices for the input channels that have the largest L2 norms."""
-    about = {"layer": describe_layer(conv), "norm": conv.weight[channel].norm().item()}
+    about = {"layer": describe_layer(conv)}
     if is_rgb(conv):
         return about | {"rgb": rounded(conv.weight[channel])}
     inputs, slices = strongest_slices(conv)

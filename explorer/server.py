@@ -20,15 +20,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from explorer.index import IndexMaker
 from explorer.look import Look
 from explorer.visitors import MAX_BYTES, Forgotten, Visitors
-from inspection.layer_names import describe_layer, module_of
 from runtime.errors import InputError
 
 STATIC = Path(__file__).parent / "static"
 LOCAL = ("127.0.0.1", "localhost")
-THREADS = 2  # that compute at a time
+THREADS = 2  # that compute at a time, and one more for what takes seconds
 MAX_CHANGES = 1_000_000  # bytes
 SECONDS = 60  # in which a body must arrive
-UPLOADS = 4  # that are read at a time: others wait outside the memory
+SILENCE = 5  # seconds after which a body that does not go on is given up
+UPLOADS = 16  # that are read at a time: others wait outside the memory
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -79,11 +79,12 @@ class Routes:
 
     def __init__(self, visitors: Visitors, index: IndexMaker, examples: Sequence[Path]) -> None:
         self.visitors, self.index, self.examples = visitors, index, list(examples)
-        self.limiter, self.uploads = CapacityLimiter(THREADS), Semaphore(UPLOADS)
+        self.limiter, self.slow, self.uploads = CapacityLimiter(THREADS), CapacityLimiter(1), Semaphore(UPLOADS)
 
     async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls a function that computes, in a thread."""
-        return await to_thread.run_sync(function, *arguments, limiter=self.limiter)
+        """Calls a function that computes, in a thread; occlusion, which takes seconds, in one of its own."""
+        limiter = self.slow if function is Look.occlusion else self.limiter
+        return await to_thread.run_sync(function, *arguments, limiter=limiter)
 
     async def page(self, request: Request) -> Response:
         return FileResponse(STATIC / "index.html")
@@ -97,7 +98,6 @@ class Routes:
                 "channels": self.visitors.shapes[column.name][0],
                 "side": self.visitors.shapes[column.name][1],
                 "frozen": run.model.is_frozen(column.name),
-                "conv": column.conv and describe_layer(module_of(run.model, column.conv)),
             }
             for column in chain.columns
         ]
@@ -195,12 +195,17 @@ async def read_body(request: Request, most: int, name: str) -> bytes:
     content = bytearray()
     try:
         with fail_after(SECONDS):
-            async for chunk in request.stream():
+            chunks = request.stream()
+            while True:
+                with fail_after(SILENCE):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    break
                 content += chunk
                 if len(content) > most:
                     raise TooLarge(f"{name}: has more than {most / 1e6:g} MB; give a smaller one")
     except TimeoutError:
-        raise InputError(f"{name}: did not arrive within {SECONDS} s; try again") from None
+        raise InputError(f"{name}: did not arrive within {SECONDS} s, or stopped for {SILENCE} s; try again") from None
     return bytes(content)
 
 

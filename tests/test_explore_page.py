@@ -1,5 +1,6 @@
 """The web page in a real browser: drops a photograph, clicks channels, switches them off, compares, saves."""
 
+import json
 import re
 import subprocess
 import sys
@@ -130,6 +131,106 @@ def test_overlays_comparison_and_threshold(page: Page, photographs: list[Path]) 
     expect(page.locator(".tile canvas")).to_have_count(56)
 
 
+def delay(page: Page, part: str, milliseconds: int) -> None:
+    """Holds the answers to requests whose address contains `part`."""
+    page.evaluate(
+        """([part, milliseconds]) => {
+            const real = window.fetch;
+            window.fetch = async (path, options) => {
+                const response = await real(path, options);
+                if (path.includes(part)) await new Promise((done) => setTimeout(done, milliseconds));
+                return response;
+            };
+        }""",
+        [part, milliseconds],
+    )
+
+
+def test_an_answer_that_comes_late_changes_nothing(page: Page, photographs: list[Path]) -> None:
+    page.set_input_files("#file", photographs[0])
+    delay(page, "column=relu1", 800)
+    tile(page, "relu1").click()
+    tile(page, "relu2").click()
+    expect(page.locator("#detail h2")).to_contain_text("head 2")
+    page.wait_for_timeout(1000)
+    expect(page.locator("#detail h2")).to_contain_text("head 2")
+
+
+def test_lines_of_an_older_photograph_are_not_shown_with_a_new_one(page: Page, photographs: list[Path]) -> None:
+    page.set_input_files("#file", photographs[0])
+    expect(page.locator("#line-scale")).to_contain_text("classes")
+    delay(page, "edges", 600)
+    page.set_input_files("#file", photographs[1])
+    expect(page.locator("#view")).to_have_attribute("aria-label", re.compile(photographs[1].name))
+    assert page.locator("#edges path").count() == 0
+    assert page.locator("#line-scale").inner_text() == ""
+    expect(page.locator("#edges path").first).to_be_attached()
+
+
+def test_quick_changes_count_both(page: Page, photographs: list[Path]) -> None:
+    page.set_input_files("#file", photographs[0])
+    delay(page, "changes", 1500)
+    for number in range(2):
+        page.locator(".column[data-column='relu2'] .tile").nth(number).click()
+        expect(page.locator("#switch")).to_have_text("Switch off")
+        page.click("#switch")
+    expect(page.locator("#changes .chip")).to_have_count(2)
+    assert page.locator(".tile.off").count() == 2
+
+
+def test_forgotten_photographs_come_back_on_the_same_channels(page: Page, server: str, photographs: list[Path]) -> None:
+    page.set_input_files("#file", photographs[0])
+    page.click("#compare")
+    page.set_input_files("#file", photographs[1])
+    expect(page.locator("#verdict strong")).to_have_count(2)
+    expect(page.locator("#line-scale")).to_contain_text("of A")
+    page.wait_for_load_state("networkidle")
+    for _ in range(12):  # as many as the server keeps
+        httpx.post(f"{server}/api/images", content=photographs[0].read_bytes(), timeout=60)
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    page.check("[name=overlay][value=cam]")
+    tile(page, "relu2").click()
+    expect(page.locator("#detail h3", has_text="Map on B")).to_be_visible()
+    expect(page.locator("#overlay-note")).to_contain_text("on A")
+    assert [("like=" in address) for address in sent].count(False) == 1  # A, once
+    assert "like=" in sent[-1]  # B after it, with the channels of A
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_a_channel_that_does_not_exist_is_not_selected(page: Page, photographs: list[Path]) -> None:
+    page.set_input_files("#file", photographs[0])
+    tile(page, "relu2").click()
+    number = page.locator("#number")
+    expect(number).to_be_visible()
+    before = page.locator(".tile[aria-pressed=true]").get_attribute("id")
+    for wrong in ("1.5", "", "9999"):
+        number.fill(wrong)
+        number.press("Enter")
+        assert page.locator(".tile[aria-pressed=true]").get_attribute("id") == before
+        assert page.evaluate("document.querySelector('#number').validity.valid") is False
+    page.click("#switch")
+    expect(page.locator("#changes .chip")).to_have_count(1)
+
+
+def test_focus_and_tab_stops(page: Page, photographs: list[Path]) -> None:
+    page.set_input_files("#file", photographs[0])
+    expect(page.locator(".tile").first).to_be_visible()
+    assert page.locator("#columns [tabindex='0']").count() == 1
+    tile(page, "relu2").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.className") == "class"
+    assert page.locator("#columns [tabindex='0']").get_attribute("class") == "class"
+    tile(page, "relu2").click()
+    page.locator("#detail .card", has_text="Made of").locator("button.row").first.press("Enter")
+    expect(page.locator("#announcement")).to_contain_text("head 1, channel")
+    assert page.evaluate("document.activeElement.id") == "detail"
+    page.locator("#cover").press("Enter")
+    for _ in range(30):
+        page.locator("#view").press("ArrowLeft")
+    assert page.locator("#cover-box").inner_text().startswith("From 0 % to 30 % of the width")
+
+
 def test_garbage_is_one_line_and_the_photograph_stays(page: Page, photographs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "notes.jpg").write_text("no image")
     page.set_input_files("#file", photographs[0])
@@ -159,7 +260,11 @@ def test_pasted_and_webcam_photographs_and_the_index(page: Page, photographs: li
 def test_saved_files_hold_what_is_on_screen(page: Page, photographs: list[Path], tmp_path: Path) -> None:
     page.set_input_files("#file", photographs[0])
     tile(page, "relu1").click()
-    expect(page.locator("#detail .card").first).to_be_visible()
+    page.click("#switch")
+    expect(page.locator("#changes .chip")).to_be_visible()
+    page.check("[name=overlay][value=cam]")
+    expect(page.locator("#overlay-note")).to_contain_text("gradient")
+    expect(page.locator("#line-scale")).to_contain_text("layer1")
     saved = {}
     for kind in ("png", "json", "report"):
         with page.expect_download() as download:
@@ -167,10 +272,16 @@ def test_saved_files_hold_what_is_on_screen(page: Page, photographs: list[Path],
         saved[kind] = Path(download.value.path()).read_bytes()
     assert saved["png"].startswith(b"\x89PNG")
     assert len(saved["png"]) > 50_000
-    assert b'"probabilities"' in saved["json"]
+    numbers = json.loads(saved["json"])
+    assert len(numbers["photographs"][0]["probabilities"]) == 15
+    overlay = numbers["overlay"]
+    assert (overlay["kind"], overlay["column"]) == ("cam", "base_model.layer4")
+    assert len(overlay["values"]) == len(overlay["values"][0]) == 2
     text = saved["report"].decode()
     assert text.count("data:image/png") > 56
     assert not re.search(r"(src|href)=\"(?!data:)", text)
+    assert not re.search(r"<(button|input|select)", text)
+    assert " off</span>" in text  # what was changed
 
 
 def test_a_narrow_screen_needs_no_sideways_scrolling(page: Page, photographs: list[Path]) -> None:

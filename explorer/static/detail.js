@@ -15,6 +15,7 @@ export async function loadDetail(actions) {
   const { selection } = state;
   if (!selection || !looks.A) {
     state.detail = null;
+    $("announcement").textContent = "";
     return $("detail").replaceChildren();
   }
   const { signal } = request;
@@ -24,7 +25,11 @@ export async function loadDetail(actions) {
     const found = await Promise.all(slots.map((slot) => about(slot, what, selection, { signal })));
     if (signal.aborted) return;
     state.detail = found;
+    const inside = $("detail").contains(document.activeElement);
     keepingFocus(() => $("detail").replaceChildren(...(what === "class" ? classPanel(found, actions) : channelPanel(found, actions))));
+    if (inside && !$("detail").contains(document.activeElement)) $("detail").focus({ preventScroll: true }); // a row that was pressed is gone
+    $("announcement").textContent = what === "class" ? `class ${words(state.network.classes[selection.class])}: logit ${signed(found[0].logit, 2)}`
+      : `${title(selection.column)}, channel ${selection.channel}: rank ${found[0].rank} of ${found[0].channels}`;
   } catch (error) {
     if (error.name !== "AbortError") throw error;
   }
@@ -36,17 +41,17 @@ function channelPanel(found, actions) {
   return [
     h("div", { class: "heading" },
       h("h2", {}, `${title(column)} · `, h("input", {
-        type: "number", id: "number", min: 0, max: first.channels - 1, value: channel, "aria-label": "Channel",
-        onchange: (event) => actions.select({ column, channel: Number(event.target.value) }),
+        type: "number", id: "number", min: 0, max: first.channels - 1, value: channel, required: true, "aria-label": "Channel",
+        onchange: ({ target }) => target.reportValidity() && actions.select({ column, channel: Number(target.value) }),
       }), " ", h("small", {}, `rank ${first.rank} of ${first.channels} on this image`)),
       strength(column, channel, actions),
       h("button", { type: "button", id: "close", "aria-label": "Close", onclick: () => actions.select(null) }, "×")),
     h("div", { class: "cards" },
       ...found.map((one, place) => mapCard(one, ["A", "B"][place], found.length > 1)),
-      makes(first, actions),
+      makes(first, found.length > 1 ? " on A" : "", actions),
       kernelCard(first.kernel),
-      found.length > 1 ? [histogramCard(first), logits(first, actions)]
-        : h("div", { class: "stack" }, histogramCard(first), logits(first, actions)),
+      found.length > 1 ? [...found.map((one, place) => histogramCard(one, ` on ${["A", "B"][place]}`)), logits(first, " on A", actions)]
+        : h("div", { class: "stack" }, histogramCard(first, ""), logits(first, "", actions)),
       excites(first.index, column, channel, actions)),
   ];
 }
@@ -95,10 +100,10 @@ function channelRows(list, actions, digits) {
   });
 }
 
-function makes(found, actions) {
+function makes(found, on, actions) {
   const { before } = found;
   const from = before.column === "input" ? "The image's colours" : `Channels of ${title(before.column)}`;
-  return card("Made of", `${from} with the largest signed shares (gradient × activation)`,
+  return card(`Made of${on}`, `${from} with the largest signed shares (gradient × activation)`,
     h("div", { class: "list" }, channelRows(before, actions)));
 }
 
@@ -107,15 +112,15 @@ function kernelCard(kernel) {
   const flat = (values) => values.flat(Infinity).map(Math.abs);
   if (kernel.rgb) {
     const end = Math.max(...flat(kernel.rgb));
-    return card("Kernel", `${kernel.layer}, on RGB; grey is 0`, h("div", { class: "kernel rgb" }, kernelCanvas(kernel.rgb, end)));
+    return card("Kernel", `${kernel.layer}, on RGB; grey is 0`, h("div", { class: "kernel rgb" }, kernelCanvas(kernel.rgb, end, "Kernel on red, green and blue")));
   }
   const end = Math.max(...flat(kernel.slices), 1e-9);
   return card("Kernel", `${kernel.layer}: slices for its strongest inputs, red positive, blue negative, up to ±${short(end)}`,
     h("div", { class: "kernel" }, kernel.slices.map((slice, place) =>
-      h("figure", {}, kernelCanvas(slice, end), h("figcaption", {}, slice.length === 1 ? `${kernel.inputs[place]}: ${signed(slice[0][0], 3)}` : kernel.inputs[place])))));
+      h("figure", {}, kernelCanvas(slice, end, `Slice for input ${kernel.inputs[place]}`), h("figcaption", {}, slice.length === 1 ? `${kernel.inputs[place]}: ${signed(slice[0][0], 3)}` : kernel.inputs[place])))));
 }
 
-function histogramCard({ histogram }) {
+function histogramCard({ histogram }, on) {
   const { counts, edges, mean, std, zeros } = histogram;
   const top = Math.log10(Math.max(...counts) + 1);
   const bars = counts.map((count, place) => {
@@ -123,13 +128,13 @@ function histogramCard({ histogram }) {
     return h("rect", { x: place * 4, y: 60 - height, width: 3.4, height });
   });
   const chart = h("svg", { class: "histogram", viewBox: `0 0 ${4 * counts.length} 60`, preserveAspectRatio: "none", role: "img", "aria-label": "Histogram" }, ...bars);
-  return card("Activations", `mean ${short(mean)}, std ${short(std)}, ${percent(zeros, 0)} zeros; logarithmic counts`, chart,
+  return card(`Activations${on}`, `mean ${short(mean)}, std ${short(std)}, ${percent(zeros, 0)} zeros; logarithmic counts`, chart,
     h("div", { class: "ends" }, h("span", {}, short(edges[0])), h("span", {}, short(edges.at(-1)))));
 }
 
-function logits(found, actions) {
+function logits(found, on, actions) {
   const most = Math.max(...found.classes.map(({ logit }) => Math.abs(logit)), 1e-9);
-  return card("Adds to logits", "of the likeliest classes, on its way through all later layers",
+  return card(`Adds to logits${on}`, "of the likeliest classes, on its way through all later layers",
     h("div", { class: "list" }, found.classes.map(({ class: index, logit }) => h("button", {
       type: "button", class: "row", onclick: () => actions.select({ class: index }),
     },
@@ -201,9 +206,10 @@ export async function loadAlike(actions) {
   const { index } = state.network;
   $("alike").hidden = index.state === "impossible";
   if (index.state === "impossible") return null;
-  const heading = h("h2", {}, "Like this one");
+  const heading = h("h2", {}, looks.B ? "Like A" : "Like this one");
   if (index.state !== "ready") return $("alike").replaceChildren(heading, indexOffer(actions));
   const { images } = await about("A", "nearest");
+  state.alike = images;
   $("alike").replaceChildren(heading,
     h("p", { class: "note" }, `Nearest of ${index.images} training images by cosine distance of the pooled features before the classifier`),
     h("div", { class: "thumbs" }, images.map(({ image, label, distance }) => h("figure", {},

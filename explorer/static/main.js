@@ -5,7 +5,7 @@ import { drawChanges, loadAlike, loadDetail, makeIndex } from "./detail.js";
 import { drawPhoto, drawView, forgetOverlay, listen, loadOverlay, setUp } from "./photo.js";
 import { save } from "./save.js";
 import { changed, state } from "./state.js";
-import { drawEdges, drawWalk, loadEdges, markSelection, moveByKeys } from "./walk.js";
+import { drawEdges, drawWalk, focusOn, keepOneStop, loadEdges, markSelection, moveByKeys, STOPS } from "./walk.js";
 
 const $ = (id) => document.getElementById(id);
 let comparing = false;
@@ -19,16 +19,24 @@ function fail(error) {
   $("status").textContent = "";
 }
 
-// Runs a step with a word in the header while it lasts; an error becomes one line.
+// Runs a step with a word in the header while it lasts; an error becomes one line. Returns whether it worked.
 async function busy(word, step) {
   $("status").textContent = word;
   try {
     await step();
     $("error").hidden = true;
+    return true;
   } catch (error) {
     fail(error);
+    return false;
+  } finally {
+    $("status").textContent = "";
   }
-  $("status").textContent = "";
+}
+
+// Notes the milliseconds since `start` when what was drawn has been painted.
+function measure(name, start) {
+  requestAnimationFrame(() => setTimeout(() => performance.measure(name, { start })));
 }
 
 async function take(blob, name) {
@@ -46,14 +54,15 @@ async function take(blob, name) {
     } else if (changed()) await change("B", state.scales, null);
     comparing = false;
     draw(true);
-    performance.measure(`answer ${slot}`, { start: begin });
+    measure(`answer ${slot}`, begin);
   });
-  if (looks[slot] && mine === drops) await later(true);
+  if (looks[slot] && mine === drops) await later();
 }
 
 // What is there at once; lines and overlay, which take another request, belong to what was shown before.
 function draw(newImage = false) {
   state.edges = {};
+  state.alike = null;
   forgetOverlay();
   $("network").hidden = $("save").hidden = false;
   $("compare").textContent = looks.B ? "End comparison" : "Compare with…";
@@ -66,11 +75,11 @@ function draw(newImage = false) {
 }
 
 // What takes another request: first what was asked for, then the rest.
-async function later(newImage = false) {
+async function later() {
   try {
     await Promise.all([loadDetail(actions), loadOverlay()]);
     await loadEdges();
-    if (newImage || changed()) await loadAlike(actions);
+    await loadAlike(actions);
   } catch (error) {
     fail(error);
   }
@@ -79,6 +88,7 @@ async function later(newImage = false) {
 const actions = {
   async select(selection) {
     const begin = performance.now();
+    const last = state.selection;
     state.selection = selection;
     if (selection && "class" in selection) {
       $("overlay-class").value = selection.class;
@@ -87,9 +97,13 @@ const actions = {
     markSelection();
     drawEdges();
     state.pending = busy(selection ? "looking …" : "", () => loadDetail(actions));
-    await state.pending;
-    performance.measure("click", { start: begin });
+    if (!(await state.pending) && state.selection === selection) {
+      state.selection = last;
+      return markSelection();
+    }
+    measure("click", begin);
     if (selection) $("detail").scrollIntoView({ block: "nearest" });
+    else if (last) focusOn(last);
   },
   async scale(column, channel, factor) {
     const scales = structuredClone(state.scales);
@@ -129,7 +143,7 @@ async function applyAll() {
       }
     }
     draw();
-    performance.measure("change", { start: begin });
+    measure("change", begin);
   });
 }
 
@@ -155,6 +169,7 @@ async function start() {
     button.onclick = () => busy("saving …", () => save(button.dataset.save));
   }
   $("columns").onkeydown = moveByKeys;
+  $("columns").addEventListener("focusin", ({ target }) => keepOneStop(target.closest(STOPS)));
   let wait;
   new ResizeObserver(() => {
     clearTimeout(wait);

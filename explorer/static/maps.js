@@ -15,14 +15,15 @@ function table(stops) {
 
 const TABLES = { magma: table(MAGMA), diverging: table(DIVERGING) };
 
-// An element: h("button", { class: "tile", onclick }, children …). Attributes that are false or null are left out.
+// An element: h("button", { class: "tile", onclick }, children …). Attributes that are false or null are left out, but
+// for false ones of ARIA, which has a word for it.
 export function h(tag, attributes = {}, ...children) {
-  const svg = ["svg", "path", "rect", "line", "g", "title", "text", "circle"].includes(tag);
+  const svg = ["svg", "path", "rect"].includes(tag);
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element[name] = value;
     else if (name === "style") for (const [key, word] of Object.entries(value)) element.style.setProperty(key, word);
-    else if (value !== false && value != null) element.setAttribute(name, value === true ? "" : value);
+    else if (value != null && (value !== false || name.startsWith("aria-"))) element.setAttribute(name, value === true && !name.startsWith("aria-") ? "" : value);
   }
   element.append(...children.flat().filter((child) => child != null && child !== false));
   return element;
@@ -75,11 +76,19 @@ export function drawOver(canvas, image, map, gain = 0.85) {
   context.globalAlpha = 1;
 }
 
+// The values of map number `index` (h, w), to a 255th of its scale.
+export function valuesOf(maps, index = 0) {
+  const { width, height, high } = maps;
+  const levels = bytes(maps).subarray(index * width * height, (index + 1) * width * height);
+  const value = (level) => Number((high * (maps.signed ? level / 127.5 - 1 : level / 255)).toPrecision(4));
+  return Array.from({ length: height }, (_, y) => Array.from(levels.subarray(y * width, (y + 1) * width), value));
+}
+
 // Small values as squares: rgb (3, kh, kw) about mid-grey, or one signed slice (kh, kw). end: value at full colour.
-export function kernelCanvas(values, end) {
+export function kernelCanvas(values, end, label) {
   const rgb = Array.isArray(values[0][0]);
   const plane = rgb ? values[0] : values;
-  const canvas = h("canvas", { width: plane[0].length, height: plane.length, class: "coarse" });
+  const canvas = h("canvas", { width: plane[0].length, height: plane.length, class: "coarse", role: "img", "aria-label": label });
   const context = canvas.getContext("2d");
   const share = (value) => Math.round((Math.max(-1, Math.min(1, value / end)) + 1) * 127.5);
   plane.forEach((row, y) => row.forEach((value, x) => {

@@ -1,11 +1,11 @@
 // The photograph: where it comes from, its prediction, what lies over it, and a region that is covered.
 
-import { about, looks } from "./api.js";
+import { about, looks, request } from "./api.js";
 import { colourBar, drawOver, h, percent } from "./maps.js";
 import { state, title, words } from "./state.js";
 
 const $ = (id) => document.getElementById(id);
-const overlay = { kind: "none", map: null, asked: 0 };
+const { overlay } = state;
 let box = [0.35, 0.35, 0.65, 0.65]; // being chosen
 
 // Sends each image file that is dropped, pasted, chosen or taken to `take(blob, name)`.
@@ -16,7 +16,7 @@ export function listen(take, fail) {
   for (const name of ["dragleave", "drop"]) document.addEventListener(name, () => document.body.classList.remove("dropping"));
   document.addEventListener("drop", (event) => {
     if (!event.dataTransfer.files.length) fail(new Error("drop an image file, not a link or text"));
-    first(event.dataTransfer.files);
+    else first(event.dataTransfer.files);
   });
   document.addEventListener("paste", (event) => first(event.clipboardData.files));
   $("choose").onclick = $("hint").onclick = () => $("file").click();
@@ -24,7 +24,7 @@ export function listen(take, fail) {
   listenWebcam(take, fail);
   $("examples").replaceChildren(...state.network.examples.map((name, index) => h("button", {
     type: "button", title: name, "aria-label": `Example: ${name}`,
-    onclick: async () => take(await (await fetch(`/api/examples/${index}`)).blob(), name),
+    onclick: () => request(`/api/examples/${index}`).then((response) => response.blob()).then((blob) => take(blob, name), fail),
   }, h("img", { src: `/api/examples/${index}`, alt: "", loading: "lazy" }))));
 }
 
@@ -35,6 +35,8 @@ function listenWebcam(take, fail) {
   $("camera-close").onclick = () => $("camera").close();
   $("webcam").onclick = async () => {
     try {
+      $("shoot").disabled = true; // until there is a frame
+      video.onloadeddata = () => { $("shoot").disabled = false; };
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: 1280 } });
       $("camera").showModal();
     } catch {
@@ -122,9 +124,11 @@ export async function loadOverlay() {
   const parameters = kind === "cam" ? { class: target, column: $("overlay-column").value } : { class: target };
   const answer = await about("A", kind, parameters);
   if (mine !== overlay.asked) return;
-  overlay.map = answer.map;
-  const meaning = kind === "cam" ? "gradient × activation" : "drop of the logit where a square is covered";
-  note.replaceChildren(meaning, colourBar(answer.map));
+  Object.assign(overlay, parameters, { map: answer.map });
+  const name = words(state.network.classes[target]);
+  const meaning = kind === "cam" ? `Grad-CAM of ${name} at ${title(parameters.column)}: gradient × activation`
+    : `Drop of the logit of ${name} where a square is covered`;
+  note.replaceChildren(looks.B ? `${meaning}, on A` : meaning, colourBar(answer.map));
   drawView();
 }
 
@@ -145,6 +149,18 @@ export function drawView() {
     context.strokeRect(...rectangle(box));
   }
   context.setLineDash([]);
+}
+
+const STEP = 0.05;
+const KEYS = { // steps to the right, down, and in size
+  ArrowLeft: [-STEP, 0, 0], ArrowRight: [STEP, 0, 0], ArrowUp: [0, -STEP, 0], ArrowDown: [0, STEP, 0], "+": [0, 0, STEP], "-": [0, 0, -STEP],
+};
+
+// A region moved and resized, within the image.
+function moved([left, top, right, bottom], x, y, larger) {
+  const [width, height] = [right - left, bottom - top].map((length) => Math.min(1, Math.max(STEP, length + larger)));
+  const [u, v] = [Math.min(1 - width, Math.max(0, left + x)), Math.min(1 - height, Math.max(0, top + y))];
+  return [u, v, u + width, v + height];
 }
 
 function listenCover(onCover) {
@@ -180,16 +196,13 @@ function listenCover(onCover) {
     start = null;
   };
   view.onkeydown = (event) => {
-    const [left, top, right, bottom] = box;
-    const step = 0.05;
-    const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
     if (!on()) return;
     if (event.key === "Enter") return onCover(box);
     if (event.key === "Escape") return button.click();
-    if (moves[event.key]) box = [left + moves[event.key][0], top + moves[event.key][1], right + moves[event.key][0], bottom + moves[event.key][1]];
-    else if (event.key === "+") box = [left, top, right + step, bottom + step];
-    else if (event.key === "-") box = [left, top, Math.max(left + step, right - step), Math.max(top + step, bottom - step)];
-    else return;
+    if (!KEYS[event.key]) return;
+    box = moved(box, ...KEYS[event.key]);
+    const [left, top, right, bottom] = box.map((value) => percent(value, 0));
+    $("cover-box").textContent = `From ${left} to ${right} of the width, ${top} to ${bottom} of the height.`;
     event.preventDefault();
     drawView();
   };

@@ -9,6 +9,8 @@ export const state = {
   detail: null, // answers about the selection, of A and B
   pending: null, // promise of the detail that was asked for last
   edges: {}, // of A, by column: shares
+  overlay: { kind: "none", map: null, asked: 0 }, // over A: class and column that it is of, map
+  alike: null, // training images most like A
 };
 
 const TITLES = { input: "image", "base_model.relu": "stem", relu1: "head 1", relu2: "head 2" };

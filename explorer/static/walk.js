@@ -6,6 +6,7 @@ import { factor, keepingFocus, state, title, words } from "./state.js";
 
 const CLASSES = 16; // shown
 const LEADING = 3; // classes with edges
+export const STOPS = ".tile, .class"; // one of which the tab key reaches
 const $ = (id) => document.getElementById(id);
 
 export function drawWalk(select) {
@@ -56,15 +57,27 @@ export function classOrder() {
   return values.map((_, index) => index).sort((a, b) => values[b] - values[a]);
 }
 
-// Arrow keys move between tiles: up and down in a column, left and right between columns.
+// Makes one channel or class the only one that the tab key reaches; arrow keys reach the others.
+export function keepOneStop(element) {
+  for (const stop of element ? document.querySelectorAll(STOPS) : []) stop.tabIndex = stop === element ? 0 : -1;
+}
+
+const idOf = (selection) => selection && ("class" in selection ? `class-${selection.class}` : `tile-${selection.column}-${selection.channel}`);
+
+export function focusOn(selection) {
+  ($(idOf(selection)) ?? $("walk")).focus({ preventScroll: true });
+}
+
+// Arrow keys move between channels and classes: up and down in a column, left and right between columns.
 export function moveByKeys(event) {
-  const tile = event.target.closest(".tile");
+  const tile = event.target.closest(STOPS);
   const step = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[event.key];
   if (!tile || !step) return;
-  const columns = [...document.querySelectorAll(".column")].map((column) => [...column.querySelectorAll(".tile")]);
+  const columns = [...document.querySelectorAll(".column, .classes")].map((column) => [...column.querySelectorAll(STOPS)]);
   const x = columns.findIndex((column) => column.includes(tile));
   const y = columns[x].indexOf(tile);
-  columns[x + step[0]]?.[y + step[1]]?.focus();
+  const next = columns[x + step[0]];
+  (step[0] ? next?.[Math.min(y, next.length - 1)] : next[y + step[1]])?.focus();
   event.preventDefault();
 }
 
@@ -113,7 +126,19 @@ export function drawEdges() {
     return right.flatMap((end, n) => left.map((start, m) => edge(start, end, rows[n][m], most, box)));
   });
   svg.replaceChildren(...lines.filter(Boolean));
+  $("line-scale").textContent = lineScale();
   markSelection();
+}
+
+// What the lines' widths mean, and how much of each channel the channels shown account for.
+function lineScale() {
+  const parts = Object.entries(state.edges).reverse().map(([column, shares]) => {
+    const sizes = shares.map((row) => row.map(Math.abs));
+    const covered = sizes.map((row) => row.reduce((sum, share) => sum + share, 0));
+    const mean = covered.reduce((sum, share) => sum + share, 0) / covered.length;
+    return `${column === "classes" ? column : title(column)} ${percent(Math.max(...sizes.flat()))} (${percent(mean, 0)})`;
+  });
+  return parts.length ? `Widest line into each column, and in brackets the mean share of all contributions that the channels shown make${looks.B ? ", of A" : ""}: ${parts.join(", ")}.` : "";
 }
 
 function leading() {
@@ -139,11 +164,12 @@ function edge(start, end, share, most, box) {
 }
 
 export function markSelection() {
-  const { selection } = state;
-  const id = selection && ("class" in selection ? `class-${selection.class}` : `tile-${selection.column}-${selection.channel}`);
-  for (const element of document.querySelectorAll(".tile, .class")) {
+  const id = idOf(state.selection);
+  for (const element of document.querySelectorAll(STOPS)) {
     element.setAttribute("aria-pressed", element.id === id);
   }
+  const focused = document.activeElement?.matches(STOPS) && document.activeElement;
+  keepOneStop(focused || (id && $(id)) || document.querySelector(STOPS));
   $("walk").classList.toggle("chosen", Boolean(id && document.getElementById(id)));
   for (const line of document.querySelectorAll("#edges path")) {
     line.classList.toggle("near", line.dataset.from === id || line.dataset.to === id);
