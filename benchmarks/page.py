@@ -61,9 +61,10 @@ def measure(args: Args, address: str, server: int) -> dict[str, Any]:
         for number in range(1, args.requests + 1):
             page.set_input_files("#file", args.image)
             wait_for(page, "answer A", number)
-            page.wait_for_load_state("networkidle")  # lines between columns, which a person waits for, too
+            page.locator("#line-scale", has_text="layer1").wait_for()  # lines, the last of which come into layer1
             page.locator(f".column[data-column='{COLUMN}'] .tile").nth(number % 8).click()
             wait_for(page, "click", number)
+            page.locator("#added button").first.wait_for()  # what it adds to logits, which comes a moment later
             page.click("#switch")
             wait_for(page, "change", number)
             if number in (1, 20, args.requests // 2, args.requests):

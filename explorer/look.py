@@ -130,14 +130,12 @@ class Look:
         return column
 
     def channel(self, column: str, channel: int | str) -> dict[str, Any]:
-        """A channel: its map, histogram and kernel, the channels that make it, and what it adds to logits."""
+        """A channel: its map, histogram and kernel, and the channels that make it."""
         number = self.check_channel(self.known_column(column), channel)
         off = self.scales.get(column, {}).get(number) == 0
         values = (self.original[column][0] if off else self.maps(column))[number]
         before = self.chain.previous(column)
         made_of = self.chain.contributions(self.outputs, column, [number])[0]
-        top = self.logits[0].topk(min(CLASSES, self.logits.shape[1])).indices.tolist()
-        added = self.chain.logit_contributions(self.outputs, column, top, self.scales)[:, number]
         order = activity(self.original[column][0]).argsort(descending=True, stable=True)
         conv = self.chain.by_name[column].conv
         return {
@@ -147,7 +145,15 @@ class Look:
             "channels": len(order),
             "kernel": kernel(module_of(self.run.model, conv), number) if conv else None,
             "before": self.listed(before, made_of, made_of.abs().argsort(descending=True, stable=True)[:LISTED]),
-            "classes": [{"class": k, "logit": round(value, 4)} for k, value in zip(top, added.tolist(), strict=True)],
+        }
+
+    def added(self, column: str, channel: int | str) -> dict[str, Any]:
+        """What a channel adds to the logits of the likeliest classes."""
+        number = self.check_channel(self.known_column(column), channel)
+        top = self.logits[0].topk(min(CLASSES, self.logits.shape[1])).indices.tolist()
+        added = self.chain.logit_contributions(self.outputs, column, top, self.scales)[:, number]
+        return {
+            "classes": [{"class": k, "logit": round(value, 4)} for k, value in zip(top, added.tolist(), strict=True)]
         }
 
     def listed(self, column: str, values: Tensor, order: Tensor) -> dict[str, Any]:

@@ -179,6 +179,7 @@ class Routes:
             Route(f"{image}/edges", self.about(Look.edges, "column")),
             Route(f"{image}/class_edges", self.about(Look.class_edges)),
             Route(f"{image}/channel", self.channel),
+            Route(f"{image}/added", self.about(Look.added, "column", "channel")),
             Route(f"{image}/class", self.about(Look.class_, "class")),
             Route(f"{image}/cam", self.about(Look.grad_cam, "column", "class")),
             Route(f"{image}/occlusion", self.about(Look.occlusion, "class")),

@@ -96,7 +96,8 @@ def test_a_channel_its_class_and_what_switching_it_off_does(
     channel = speaks["for"]["channels"][0]
     known = {"column": "relu2", "channel": channel}
     before = client.get(f"{path}/channel", params=known).json()
-    (added,) = (row["logit"] for row in before["classes"] if row["class"] == best)
+    classes = client.get(f"{path}/added", params=known).json()["classes"]
+    (added,) = (row["logit"] for row in classes if row["class"] == best)
     assert np.isclose(added, speaks["for"]["values"][0], atol=2e-4)
     changes = {"scales": {"relu2": {str(channel): 0}}, "cover": None}
     changed = client.post(f"{path}/changes", json=changes).json()
@@ -147,7 +148,7 @@ def test_everything_follows_channels_that_are_switched_off(client: TestClient, p
     client.post(f"{path}/changes", json={"scales": off, "cover": None})
     for what in ("cam?column=base_model.layer4&class=0", "occlusion?class=0"):
         assert client.get(f"{path}/{what}").json()["map"]["high"] == 0
-    channel = client.get(f"{path}/channel", params={"column": "relu1", "channel": 0}).json()
+    channel = client.get(f"{path}/added", params={"column": "relu1", "channel": 0}).json()
     assert [row["logit"] for row in channel["classes"]] == [0, 0, 0]
 
 

@@ -88,6 +88,7 @@ def test_drop_click_and_switch_off(page: Page, photographs: list[Path]) -> None:
     page.locator(".class").first.click()
     page.locator("#detail .card", has_text="Channels for it").locator("button.row").first.click()
     expect(page.locator("#detail h3", has_text="Made of")).to_be_visible()
+    expect(page.locator("#added button")).to_have_count(3)
     page.click("#switch")
     expect(page.locator("#changes")).to_contain_text("off")
     assert shares(page) != before

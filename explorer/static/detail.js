@@ -28,10 +28,22 @@ export async function loadDetail(actions) {
     const inside = $("detail").contains(document.activeElement);
     keepingFocus(() => $("detail").replaceChildren(...(what === "class" ? classPanel(found, actions) : channelPanel(found, actions))));
     if (inside && !$("detail").contains(document.activeElement)) $("detail").focus({ preventScroll: true }); // a row that was pressed is gone
+    if (what === "channel") loadAdded(signal, actions);
     $("announcement").textContent = what === "class" ? `class ${words(state.network.classes[selection.class])}: logit ${signed(found[0].logit, 2)}`
       : `${title(selection.column)}, channel ${selection.channel}: rank ${found[0].rank} of ${found[0].channels}`;
   } catch (error) {
     if (error.name !== "AbortError") throw error;
+  }
+}
+
+// What a channel adds to logits comes a moment later: its gradients run through all layers that follow.
+async function loadAdded(signal, actions) {
+  const [first] = state.detail;
+  try {
+    Object.assign(first, await about("A", "added", state.selection, { signal }));
+    if (!signal.aborted) $("added").replaceChildren(...addedRows(first, actions));
+  } catch (error) {
+    if (error.name !== "AbortError") $("added").textContent = error.message;
   }
 }
 
@@ -50,8 +62,8 @@ function channelPanel(found, actions) {
       ...found.map((one, place) => mapCard(one, ["A", "B"][place], found.length > 1)),
       makes(first, found.length > 1 ? " on A" : "", actions),
       kernelCard(first.kernel),
-      found.length > 1 ? [...found.map((one, place) => histogramCard(one, ` on ${["A", "B"][place]}`)), logits(first, " on A", actions)]
-        : h("div", { class: "stack" }, histogramCard(first, ""), logits(first, "", actions)),
+      found.length > 1 ? [...found.map((one, place) => histogramCard(one, ` on ${["A", "B"][place]}`)), added(" on A")]
+        : h("div", { class: "stack" }, histogramCard(first, ""), added("")),
       excites(first.index, column, channel, actions)),
   ];
 }
@@ -132,15 +144,17 @@ function histogramCard({ histogram }, on) {
     h("div", { class: "ends" }, h("span", {}, short(edges[0])), h("span", {}, short(edges.at(-1)))));
 }
 
-function logits(found, on, actions) {
+const added = (on) => card(`Adds to logits${on}`, "of the likeliest classes, on its way through all later layers",
+  h("div", { class: "list", id: "added" }, "…"));
+
+function addedRows(found, actions) {
   const most = Math.max(...found.classes.map(({ logit }) => Math.abs(logit)), 1e-9);
-  return card(`Adds to logits${on}`, "of the likeliest classes, on its way through all later layers",
-    h("div", { class: "list" }, found.classes.map(({ class: index, logit }) => h("button", {
-      type: "button", class: "row", onclick: () => actions.select({ class: index }),
-    },
-    h("span", { class: "name" }, words(state.network.classes[index])),
-    h("span", { class: `signed ${logit < 0 ? "minus" : "plus"}` }, h("i", { style: { width: `${(100 * Math.abs(logit)) / most}%` } })),
-    h("span", { class: "value" }, signed(logit, 3))))));
+  return found.classes.map(({ class: index, logit }) => h("button", {
+    type: "button", class: "row", onclick: () => actions.select({ class: index }),
+  },
+  h("span", { class: "name" }, words(state.network.classes[index])),
+  h("span", { class: `signed ${logit < 0 ? "minus" : "plus"}` }, h("i", { style: { width: `${(100 * Math.abs(logit)) / most}%` } })),
+  h("span", { class: "value" }, signed(logit, 3))));
 }
 
 function excites(index, column, channel, actions) {
