@@ -4,13 +4,15 @@
     python predict5.py --run NAME --data DIR  another run, whose dataset has moved
     python predict5.py --tta                  test-time augmentation: mean over several views of each image
     python predict5.py IMAGE_OR_FOLDER …      any images; where folders are named after classes, with metrics
+    python predict5.py --video FILE_OR_0      a video, or webcam 0 until Ctrl-C: classes over time
 
 Writes results/<run>/test/ (with --tta test_tta/): report.html (all in one page), metrics.json (with confidence
 intervals), per_class.csv, conf_matrix.png and .csv, pred.png and .json (five images), mistakes.png and .json (the most
 confident ones), trust.png and .json (calibration, coverage), confused.png, label_issues.csv and .png (suspected label
 errors), test_predictions.csv; for a Testing_set.csv without labels also predictions.csv (filename, label, probability).
 --tta keeps its temperature in results/<run>/tta.json. Of other images, results/<run>/images/ holds the latest:
-predictions.csv, .json and .png, and of labelled ones what a test writes, but for the page.
+predictions.csv, .json and .png, and of labelled ones what a test writes, but for the page. Of a video,
+results/<run>/video/ holds annotated.mp4, timeline.csv, .json and .png.
 """
 
 from dataclasses import dataclass, field
@@ -29,6 +31,12 @@ class Args(RunOptions):
     """With images: the prediction is "not sure" where the highest probability is below this, 0 to 1."""
     top_k: int = 3
     """With images: how many classes to show."""
+    video: str = ""
+    """A video file, or the number of a webcam, instead of images (needs requirements-video.txt)."""
+    fps: float = 5.0
+    """With --video: frames to predict per second, at most 120."""
+    smooth: float = 1.0
+    """With --video: seconds over which probabilities are averaged (time constant); 0: not at all."""
     csv: Path | None = None
     """With images: also write the table to this file."""
     tta: bool = False
@@ -55,6 +63,10 @@ def check(args: Args) -> None:
     require_range("top_k", args.top_k, 1)
     require_range("batch_size", args.batch_size, 1)
     require_range("workers", args.workers, 0)
+    require_range("smooth", args.smooth, 0)
+    require_range("fps", args.fps, 0.01, 120)
+    if args.video and (args.images or args.tta):
+        raise InputError(f"--video goes without {'images' if args.images else '--tta'}; leave one of them out")
     if args.csv and (args.csv.is_dir() or not args.csv.name):
         raise InputError(f"--csv {args.csv}: is a folder; give a file")
     if args.csv and not args.images:
@@ -77,6 +89,7 @@ from torch import Tensor
 
 from dataset import Sample
 from evaluation.predictions import prediction_rows
+from evaluation.summary import print_metrics
 from runtime import distributed
 from runtime.device import pick_device
 from runtime.files import write_csv, write_folder, write_json
@@ -101,7 +114,11 @@ def main(args: Args) -> None:
         few = 0 < len(samples) < FEW and args.precision == "auto"
         precision = "fp32" if few else args.precision
         predictor = Predictor(load_run(args, device), args.tta, precision, args.batch_size, args.workers)
-        if args.images:
+        if args.video:
+            from video.predict import Settings, predict_video
+
+            predict_video(predictor, args.video, Settings(args.fps, args.smooth, args.threshold, args.top_k))
+        elif args.images:
             predict_images(predictor, samples, args)
         else:
             evaluate(predictor, args)
@@ -263,36 +280,6 @@ def have_duplicates_in_training(predictor: Predictor, samples: Sequence[Sample])
     groups = group_duplicates([scans[sample.name] for sample in both]).tolist()
     in_training = set(groups[len(samples) :])
     return [group in in_training for group in groups[: len(samples)]]
-
-
-def print_metrics(values: dict[str, Any], what: str = "test set") -> None:
-    print(f"\n{what}: {values['n']} images; in brackets, 95 % bootstrap intervals over test images")
-    calibration = values["calibration"]
-    for key in ("accuracy", "top5_accuracy", "loss", "precision", "recall", "f1"):
-        low, high = values["intervals"][key]
-        more = f"   macro {values[f'macro_{key}']:.4f}" if f"macro_{key}" in values else ""
-        name = key
-        if key == "loss":
-            name, more = "calibrated loss", f"   raw {calibration['loss_uncalibrated']:.4f}"
-        print(f"  {name:15s} {values[key]:.4f} ({low:.4f} to {high:.4f}){more}")
-    print(
-        f"  ECE             {calibration['ece']:.4f} after temperature scaling (T = "
-        f"{calibration['temperature']:.2f}), {calibration['ece_uncalibrated']:.4f} before"
-    )
-    for row in values["coverage"][1:]:
-        share = f"{row['coverage']:.0%} of the images"
-        print(f"  p ≥ {row['threshold']:<4.0%}        {row['accuracy']:.4f} accuracy on {share}")
-    for kind, row in values.get("copies", {}).items():
-        print(f"  {kind}: accuracy {row['accuracy']:.4f} on {row['n']} images")
-    for pair in values["confused_pairs"][:3]:
-        print(f"  {' / '.join(pair['classes'])}: {sum(pair['n'])} of {pair['of']} confused")
-    print(f"  {values['label_issues']} suspected label errors")
-    width = max(len(name) for name in values["per_class"])
-    print(f"\n  {'class':{width}s}  precision  recall      F1     n")
-    for name, row in values["per_class"].items():
-        if row["n"]:
-            print(f"  {name:{width}s}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:6.3f}  {row['n']:4d}")
-    print()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ GROUPS = {  # headings of --help; options in none of them matter most and come f
     "data": ("val_share", "seed", "ignore_duplicates", "skip_bad"),
     "model": ("weights", "backbone", "unfreeze", "head", "snapshots"),
     "training": (),  # the numbers of the recipe
+    "video": ("video", "fps", "smooth"),
     "hardware": ("device", "precision", "batch_size", "workers"),
     "files": ("csv", "json", "no_report", "out", "format", "dpi", "cache", "results"),
 }

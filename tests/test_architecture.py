@@ -21,7 +21,7 @@ LEVELS = (  # from the bottom up; a module imports only from levels below its ow
     {"hooks"},
     {"evaluation"},
     {"training"},
-    {"explorer", "reports"},
+    {"explorer", "reports", "video"},
     {
         "train", "predict5", "visualize_single_example", "visualize_activations", "prepare_data", "export", "explore",
         "compare", "benchmarks",
@@ -30,6 +30,7 @@ LEVELS = (  # from the bottom up; a module imports only from levels below its ow
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 SCRIPTS = LEVELS[-1] - {"benchmarks"}
 HEAVY = {  # rooms that may import a library that takes long to import, or that only one job needs
+    "av": {"video"},
     "captum": {"inspection"},
     "cleanlab": {"evaluation"},
     "jinja2": {"reports"},

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -74,18 +74,21 @@ class Predictor:
     def predict_view(
         self, samples: Sequence[Sample], view: EvalTransform, engine: Engine, label: str
     ) -> tuple[Tensor, Tensor]:
-        device, model, classes = self.run.device, self.run.model, self.run.classes
+        classes = self.run.classes
         targets = torch.tensor([classes.index(sample.label) if sample.label in classes else -1 for sample in samples])
         starts = range(0, len(samples), self.batch_size)
         rows = [range(start, min(start + self.batch_size, len(samples))) for start in starts]
         batches = zip(self.reader.batches(samples, view, rows), (targets[list(row)] for row in rows), strict=True)
-        dtype = self.arithmetic.head
+        return self.forward(engine, with_progress(batches, label, len(samples), leave=True))
 
-        def forward(images: Tensor) -> Tensor:
+    def forward(self, engine: Engine, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Logits (N, K) and targets (N,) of batches of images (B, 3, S, S) uint8 and targets (B,)."""
+        model, device = self.run.model, self.run.device
+
+        def head(images: Tensor) -> Tensor:
             return split_on_oom(lambda part: model.from_features(engine(part)), images)
 
-        batches = with_progress(batches, label, len(samples), leave=True)
-        return predict(forward, batches, len(classes), device, dtype)
+        return predict(head, batches, len(self.run.classes), device, self.arithmetic.head)
 
     @cached_property
     def reader(self) -> ImageReader:

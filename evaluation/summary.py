@@ -1,0 +1,34 @@
+"""Metrics of a test as lines for the console."""
+
+from typing import Any
+
+
+def print_metrics(values: dict[str, Any], what: str = "test set") -> None:
+    """Prints the content of `metrics.json`."""
+    print(f"\n{what}: {values['n']} images; in brackets, 95 % bootstrap intervals over test images")
+    calibration = values["calibration"]
+    for key in ("accuracy", "top5_accuracy", "loss", "precision", "recall", "f1"):
+        low, high = values["intervals"][key]
+        more = f"   macro {values[f'macro_{key}']:.4f}" if f"macro_{key}" in values else ""
+        name = key
+        if key == "loss":
+            name, more = "calibrated loss", f"   raw {calibration['loss_uncalibrated']:.4f}"
+        print(f"  {name:15s} {values[key]:.4f} ({low:.4f} to {high:.4f}){more}")
+    print(
+        f"  ECE             {calibration['ece']:.4f} after temperature scaling (T = "
+        f"{calibration['temperature']:.2f}), {calibration['ece_uncalibrated']:.4f} before"
+    )
+    for row in values["coverage"][1:]:
+        share = f"{row['coverage']:.0%} of the images"
+        print(f"  p ≥ {row['threshold']:<4.0%}        {row['accuracy']:.4f} accuracy on {share}")
+    for kind, row in values.get("copies", {}).items():
+        print(f"  {kind}: accuracy {row['accuracy']:.4f} on {row['n']} images")
+    for pair in values["confused_pairs"][:3]:
+        print(f"  {' / '.join(pair['classes'])}: {sum(pair['n'])} of {pair['of']} confused")
+    print(f"  {values['label_issues']} suspected label errors")
+    width = max(len(name) for name in values["per_class"])
+    print(f"\n  {'class':{width}s}  precision  recall      F1     n")
+    for name, row in values["per_class"].items():
+        if row["n"]:
+            print(f"  {name:{width}s}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:6.3f}  {row['n']:4d}")
+    print()
