@@ -40,6 +40,7 @@ from training.loop import TrainState, best_epoch, fit, initial_state
 from training.options import ALLOWED_WITH_RESUME, head_args
 from training.run import PreparedRun, describe_run, open_folder, prepare_run, run_folder, timed
 from training.source import PreparedSource, prepare_source
+from training.trackers import Trackers, open_trackers
 from training.trained_run import TrainedRun
 
 
@@ -77,6 +78,13 @@ def train(run: PreparedRun) -> None:
         checkpoint.copy_head(args.results, args.head, model, run.weights.sha256, run.digests)
     model.to(run.device)
     open_folder(run)
+    main = distributed.is_main()
+    with open_trackers(run.folder, run.arguments, args.tensorboard and main, args.wandb and main) as trackers:
+        train_model(run, model, trackers)
+
+
+def train_model(run: PreparedRun, model: ActionNet, trackers: Trackers) -> None:
+    recipe, args = run.recipe, run.args
     with timed(run.seconds, "features"):
         source = prepare_source(run, model)
     synchronise(model)
@@ -84,16 +92,20 @@ def train(run: PreparedRun) -> None:
     state = initial_state(model, recipe, run.epochs, len(source.batches), run.device, dtype)
     if args.resume:
         resume(run, source, model, state)
+        trackers.log(state.history)
     elif args.snapshots and distributed.is_main():
         checkpoint.save_snapshot(run.folder, full_state(model.trained_state(), source.basis), epoch=0)
     record = describe_run(run, source.arithmetic, source.projection)
     say(TABLE_HEAD)
-    fit(
-        model, source.batches, recipe, run.epochs, args.seed, state, run.device, dtype,
-        on_epoch=lambda is_best: keep_epoch(run, source, model, state, record, is_best),
-    )  # fmt: skip
+
+    def on_epoch(is_best: bool) -> None:
+        keep_epoch(run, source, model, state, record, is_best)
+        trackers.log(state.history)
+
+    fit(model, source.batches, recipe, run.epochs, args.seed, state, run.device, dtype, on_epoch)
     if distributed.is_main():
         finish(run, state)
+        trackers.end(state.history)
 
 
 def resume(run: PreparedRun, source: PreparedSource, model: ActionNet, state: TrainState) -> None:

@@ -13,6 +13,7 @@ GROUPS = {  # headings of --help; options in none of them matter most and come f
     "model": ("weights", "backbone", "unfreeze", "head", "snapshots"),
     "training": (),  # the numbers of the recipe
     "video": ("video", "fps", "smooth"),
+    "trackers": ("tensorboard", "wandb"),
     "hardware": ("device", "precision", "batch_size", "workers"),
     "files": ("csv", "json", "no_report", "out", "format", "dpi", "cache", "results"),
 }

@@ -40,10 +40,12 @@ HEAVY = {  # rooms that may import a library that takes long to import, or that 
     "openvino": {"features", "benchmarks"},
     "pandas": {"runtime", "benchmarks"},
     "starlette": {"explorer"},
+    "tensorboard": {"training"},
     "scipy": {"benchmarks", "evaluation", "splits"},
     "sklearn": set(),  # the tests'
     "timm": {"backbones", "benchmarks"},
     "uvicorn": {"explorer"},
+    "wandb": {"training"},
     "torchvision": {"backbones", "benchmarks"},
 }
 NOT_AT_START = {*HEAVY, "torch._dynamo"}

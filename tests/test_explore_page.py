@@ -137,11 +137,8 @@ def delay(page: Page, part: str, milliseconds: int) -> None:
     page.evaluate(
         """([part, milliseconds]) => {
             const real = window.fetch;
-            window.fetch = async (path, options) => {
-                const response = await real(path, options);
-                if (path.includes(part)) await new Promise((done) => setTimeout(done, milliseconds));
-                return response;
-            };
+            const held = (answer) => new Promise((done) => setTimeout(() => done(answer), milliseconds));
+            window.fetch = (path, options) => real(path, options).then(path.includes(part) ? held : undefined);
         }""",
         [part, milliseconds],
     )

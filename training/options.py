@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +26,11 @@ from training.recipe import (
 ALLOWED_WITH_RESUME = {"data", "cache", "results", "run", "resume", "device", "workers", "no_report"}
 SHARED_WITH_HEAD = (
     "data", "cache", "results", "device", "workers", "weights", "image_size", "seed", "val_share", "ignore_duplicates",
-    "skip_bad", "precision", "no_report",
+    "skip_bad", "precision", "no_report", "tensorboard", "wandb",
 )  # fmt: skip
-PLACES = {"run", "data", "device", "cache", "results", "workers", "resume", "no_report"}  # say nothing about a network
+PLACES = {  # say nothing about a network
+    "run", "data", "device", "cache", "results", "workers", "resume", "no_report", "tensorboard", "wandb",
+}  # fmt: skip
 RENAMED = {"stage_lr": "layer_decay", "coarse": "low_res", "ignore_copies": "ignore_duplicates"}  # in older runs
 
 
@@ -77,10 +80,17 @@ class Args(RecipeOptions, RunOptions):
     """Processes that decode images, threads beside a GPU. Default: none beside a CPU, all cores beside a GPU."""
     no_report: bool = False
     """Write no report.html."""
+    tensorboard: bool = False
+    """Also write events for TensorBoard into results/<run>/tensorboard/ (needs requirements-trackers.txt)."""
+    wandb: bool = False
+    """Also log to Weights & Biases (needs requirements-trackers.txt); WANDB_MODE=offline keeps it on this machine."""
 
     def check(self) -> None:
         """Raises InputError on values that are wrong for any dataset."""
         make_recipe(self.recipe, self, self.first_trained)
+        for package in ("tensorboard", "wandb"):
+            if getattr(self, package) and find_spec(package) is None:
+                raise InputError(f"--{package} needs a package: pip install -r requirements-trackers.txt")
         if self.epochs is not None and self.epochs <= 0:
             raise InputError(f"--epochs {self.epochs}: must be above 0")
         if self.backbone != RESNET and self.first_trained != "none":

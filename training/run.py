@@ -29,6 +29,8 @@ from training import checkpoint
 from training.options import Args, resumed_args
 from training.recipe import FINE_TUNING_VIEWS, Recipe
 
+BEFORE_FIRST_EPOCH = {checkpoint.SPLIT, checkpoint.SNAPSHOTS, "tensorboard", "wandb"}  # a run stopped there starts anew
+
 
 @dataclass(frozen=True)
 class PreparedRun:
@@ -171,7 +173,7 @@ def run_folder(args: Args, started: str) -> Path:
     folder = args.results / (args.run or started)
     if not distributed.is_main():
         return folder  # the main process may have made it by now
-    taken = folder.exists() and {path.name for path in folder.iterdir()} - {checkpoint.SPLIT, checkpoint.SNAPSHOTS}
+    taken = folder.exists() and {path.name for path in folder.iterdir()} - BEFORE_FIRST_EPOCH
     if taken and not args.resume:
         raise InputError(f"--run {folder.name}: {folder} exists; give another name, or --resume to continue it")
     return folder
