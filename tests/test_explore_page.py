@@ -199,8 +199,7 @@ def test_forgotten_photographs_come_back_on_the_same_channels(page: Page, server
 def test_a_channel_that_does_not_exist_is_not_selected(page: Page, photographs: list[Path]) -> None:
     page.set_input_files("#file", photographs[0])
     tile(page, "relu2").click()
-    number = page.locator("#number")
-    expect(number).to_be_visible()
+    expect(number := page.locator("#number")).to_be_visible()
     before = page.locator(".tile[aria-pressed=true]").get_attribute("id")
     for wrong in ("1.5", "", "9999"):
         number.fill(wrong)
