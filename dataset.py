@@ -83,15 +83,18 @@ def find_root(folder: Path) -> Path | None:
     return folder if len(class_folders(folder)) > 1 else None
 
 
-def read_dataset(folder: Path) -> ActionData:
+def read_dataset(folder: Path, skip_missing: bool = False) -> ActionData:
     """Reads and checks the file lists of a dataset; opens no image.
+
+    Args:
+        skip_missing: leave out files that a CSV lists and that do not exist.
 
     Raises: InputError naming file, row and value.
     """
     root = find_root(folder)
     if root is None:
         raise InputError(explain_no_dataset(folder))
-    listing = list_dataset(root)
+    listing = list_dataset(root, skip_missing)
     parts = {part: [Sample(name, root / name, label) for name, label in rows] for part, rows in listing.rows.items()}
     classes = sorted({sample.label for sample in parts["train"]})
     if len(classes) < 2:

@@ -9,11 +9,15 @@ from runtime.errors import InputError
 NAME_COLUMNS = ("filename", "image_path", "image", "file", "path")
 LABEL_COLUMNS = ("label", "class", "category", "action")
 
+MISSING_FIX = "add them, fix the CSV, or leave them out with --skip-bad"
+
 Row = tuple[str, str | None]  # an image's name relative to the dataset's folder, with "/", and its label
 
 
-def read_csv(path: Path, folder: Path, may_lack_labels: bool) -> list[Row]:
+def read_csv(path: Path, folder: Path, may_lack_labels: bool, skip_missing: bool) -> tuple[list[Row], list[str]]:
     """Reads one CSV of images in `folder`. All rows must have labels, or with `may_lack_labels` none.
+
+    Returns: its rows, and the names of listed files that do not exist, which `skip_missing` allows.
 
     Raises: InputError naming file, row and value.
     """
@@ -39,12 +43,12 @@ def read_csv(path: Path, folder: Path, may_lack_labels: bool) -> list[Row]:
             raise InputError(f"{where}: {value} is already listed in row {lines[name]}; delete one of the two")
         lines[name] = line
         rows.append((name, label or None))
-    if missing:
+    if missing and not (skip_missing and rows):
         first = ", ".join(missing[:5]) + ", …" * (len(missing) > 5)
-        raise InputError(f"{path}: {len(missing)} of {len(table)} files do not exist: {first}; add them or fix the CSV")
+        raise InputError(f"{path}: {len(missing)} of {len(table)} files do not exist: {first}; {MISSING_FIX}")
     if may_lack_labels and len(rows) > 1 and len({label for _, label in rows} - {None}) == 1:
         raise InputError(f"{path}: every row has the label {rows[0][1]!r}, a stand-in; delete the column")
-    return rows
+    return rows, missing
 
 
 def relative_name(value: str, folder: Path, where: str) -> str:

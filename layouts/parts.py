@@ -19,6 +19,7 @@ FOLDER_NAMES = {
     "train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing"),
 }  # fmt: skip
 LEFT_OUT = {
+    "missing": "listed image(s) that do not exist",
     "unlisted": "image(s) without a CSV row or outside class folders",
     "other_files": "file(s) that Pillow does not open",
     "empty_folders": "folder(s) without images",
@@ -74,6 +75,13 @@ def holds_images(folder: Path) -> bool:
     return any(map(is_image_name, file_names(folder)))
 
 
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder has a list of training images, or a folder train/ of class folders, not just of images."""
+    names = (TRAIN_CSV.lower(), *FOLDER_NAMES["train"])
+    entries = [entry for entry in os.scandir(folder) if entry.name.lower() in names]
+    return any(not entry.is_dir() or any(map(holds_images, subfolders(Path(entry.path)))) for entry in entries)
+
+
 def class_folders(root: Path) -> list[Path]:
     """Folders in `root` that may be classes: with images, and neither a part nor a dataset of their own."""
     if not root.is_dir():
@@ -82,18 +90,22 @@ def class_folders(root: Path) -> list[Path]:
     return [
         folder
         for folder in subfolders(root)
-        if folder not in parts and "train" not in find_parts(folder) and holds_images(folder)
+        if folder not in parts and not is_dataset(folder) and holds_images(folder)
         if folder.resolve() != EXAMPLES
     ]
 
 
-def list_dataset(root: Path) -> Listing:
+def list_dataset(root: Path, skip_missing: bool = False) -> Listing:
     """Lists the images of a dataset whose folder is `root`; opens none.
+
+    Args:
+        skip_missing: leave out files that a CSV lists and that do not exist.
 
     Raises: InputError naming a file, row or folder that is wrong.
     """
     parts = find_parts(root)
     rows: dict[str, list[Row]] = {}
+    missing: list[str] = []
     sources = {part: place.source for part, place in parts.items()}
     places = [place.folder for place in parts.values() if place.folder]  # all of whose files are listed or left out
     class_places = [place.folder for place in parts.values() if not place.csv]
@@ -105,13 +117,14 @@ def list_dataset(root: Path) -> Listing:
         rows, sources = {"train": folder_rows(root, places)}, {"train": "class folders"}
     for part, place in parts.items():
         if place.csv:
-            rows[part] = read_csv(place.csv, place.folder or root / part, may_lack_labels=part == "test")
+            rows[part], gone = read_csv(place.csv, place.folder or root / part, part == "test", skip_missing)
+            missing += gone
         else:
             rows[part] = folder_rows(root, subfolders(place.folder))
     if not rows["train"]:
         raise InputError(explain_no_classes(parts["train"].folder))
     listed = {name for part in rows.values() for name, _ in part}
-    return Listing(rows, sources, find_left_out(root, listed, places, class_places))
+    return Listing(rows, sources, {"missing": missing} | find_left_out(root, listed, places, class_places))
 
 
 def folder_rows(root: Path, folders: Sequence[Path]) -> list[Row]:

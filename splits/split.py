@@ -1,6 +1,6 @@
 """Splits samples into training, validation and test: stratified, seeded, duplicates never in two parts."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ import numpy as np
 from dataset import ActionData, Sample, class_counts
 from runtime.errors import InputError
 
+NAMED = 20  # classes in a message
 TEST_SHARE = 0.15  # of the labelled images, where the dataset has no labelled test set
 
 
@@ -55,15 +56,22 @@ def split_data(data: ActionData, groups: Sequence[int], seed: int, val_share: fl
 
 
 def explain_too_small(data: ActionData, classes: Sequence[str], group_of: dict[str, int]) -> str:
-    images = [sample.name for sample in data.train if sample.label == classes[0]]
-    groups = len({group_of[name] for name in images})
-    also = f" (also {', '.join(map(repr, classes[1:6]))}{', …' * (len(classes) > 6)})" if len(classes) > 1 else ""
-    duplicates = f" in {groups} group(s) of duplicates" if groups < len(images) else ""
-    apart = ", or split similar images apart with --ignore-duplicates" if duplicates else ""
+    """Names all classes that have no image in some part, with how many they have, and the way out."""
+    texts, duplicates = [], False
+    for name in classes:
+        images = [sample.name for sample in data.train if sample.label == name]
+        different = len({group_of[image] for image in images})
+        duplicates = duplicates or different < len(images)
+        texts.append(f"{name!r} ({len(images)}{f', {different} different' if different < len(images) else ''})")
+    apart = ", or split duplicates and similar images apart with --ignore-duplicates" if duplicates else ""
     return (
-        f"class {classes[0]!r} is too small to split: {len(images)} training images{duplicates}{also}; "
-        f"add images or remove the class{apart}"
+        f"{len(classes)} of {len(data.classes)} classes are too small to split, with so many training images: "
+        f"{listed(texts)}; add images or remove these classes{apart}"
     )
+
+
+def listed(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:NAMED]) + (f" and {len(texts) - NAMED} more" if len(texts) > NAMED else "")
 
 
 def without_duplicates(
@@ -79,8 +87,10 @@ def without_duplicates(
     if gone := {sample.label for sample in left_out} - {sample.label for sample in kept}:
         first = next(sample for sample in left_out if sample.label == min(gone))
         places = " or ".join(sorted({f"{sample.name.split('/')[0]}/" for sample in given}))
+        counts = Counter(sample.label for sample in left_out)
+        texts = [f"{name!r} ({counts[name]})" for name in sorted(gone)]
         raise InputError(
-            f"{data.root}: all images of class {first.label!r} in {first.name.split('/')[0]}/ have duplicates in "
+            f"{data.root}: all images of {listed(texts)} in {first.name.split('/')[0]}/ have duplicates in "
             f"{places}; remove them from one of the two (prepare_data.py --check names them)"
         )
     return kept, left_out

@@ -36,6 +36,26 @@ def test_reads_class_folders_alone(tmp_path: Path) -> None:
     assert describe_left_out(data.left_out) == ""
 
 
+def test_a_class_may_hold_folders_named_like_parts(tmp_path: Path) -> None:
+    names = ["a/train/1.jpg", "a/2.jpg", "b/Train/1.jpg", "b/training/2.jpg", "c/1.jpg"]
+    data = read_dataset(make_files(tmp_path, *names))
+    assert counts(data.train) == {"a": 2, "b": 2, "c": 1}
+
+
+def test_listed_files_that_are_missing_are_left_out_where_that_is_asked_for(kaggle: Path) -> None:
+    for n in range(4, 18):
+        (kaggle / "train" / f"Image_{n}.jpg").unlink()
+    with pytest.raises(InputError, match=r"14 of 20 files do not exist: .* or leave them out with --skip-bad$"):
+        read_dataset(kaggle)
+    data = read_dataset(kaggle, skip_missing=True)
+    assert [sample.name for sample in data.train] == [f"train/Image_{n}.jpg" for n in (0, 1, 2, 3, 18, 19)]
+    assert describe_left_out(data.left_out).startswith("14 listed image(s) that do not exist (")
+    for n in (0, 1, 2, 3, 18, 19):
+        (kaggle / "train" / f"Image_{n}.jpg").unlink()
+    with pytest.raises(InputError, match="20 of 20 files do not exist"):
+        read_dataset(kaggle, skip_missing=True)
+
+
 @pytest.mark.parametrize(
     ("train", "val", "test"),
     [("train", "val", "test"), ("Train", "VALID", "Testing"), ("TRAINING", "Validation", "TEST")],

@@ -154,7 +154,7 @@ def find_data(args: Args, seconds: dict[str, float]) -> ActionData:
         )
         with timed(seconds, "sample"):
             ensure_sample(folder)
-    data = read_dataset(folder)
+    data = read_dataset(folder, args.skip_bad)
     if left_out := describe_left_out(data.left_out):
         print(f"note: left out of {data.root}: {left_out}")
     return data

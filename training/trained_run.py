@@ -91,7 +91,7 @@ class TrainedRun:
                 "the pretrained network comes without its images, which tests, --tta and --precision int8 need: leave "
                 "these out and give images of your own, or with --data the HAR photographs (python prepare_data.py)"
             )
-        return read_dataset(folder)
+        return read_dataset(folder, skip_missing=self.record["arguments"].get("skip_bad", False))
 
     def samples(self, part: str, names: Sequence[str] | None = None) -> list[Sample]:
         """Images of one part of the split ("train", "val" or "test"), or those of them that are named.
