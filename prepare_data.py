@@ -50,7 +50,7 @@ def main(args: Args) -> None:
     folder = args.check or args.out
     if args.check is None and find_root(folder) is None:
         download(folder)
-    data = read_dataset(folder)
+    data = read_dataset(folder, skip_missing=True)
     samples = data.train + data.val + data.test
     scans = dict(zip(samples, scan_files([sample.path for sample in samples], args.cache / "scans.json"), strict=True))
     report = make_report(data, scans)
