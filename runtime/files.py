@@ -48,7 +48,8 @@ def write_folder(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda partial: partial.write_bytes(text.encode()))
+    r"""Writes UTF-8. Bytes of file names that are not UTF-8 become `\udcff` and the like, which JSON reads back."""
+    write_atomically(path, lambda partial: partial.write_bytes(text.encode(errors="backslashreplace")))
 
 
 def write_json(path: Path, value: Any) -> None:
