@@ -88,14 +88,14 @@ from typing import Any
 from torch import Tensor
 
 from dataset import Sample
-from evaluation.predictions import prediction_rows
+from evaluation.predictions import prediction_rows, short_name
 from evaluation.summary import print_metrics
 from runtime import distributed
 from runtime.device import pick_device
 from runtime.files import write_csv, write_folder, write_json
 from runtime.images import image_files
 from runtime.status import say
-from runtime.text import wrap
+from runtime.text import printable, wrap
 from splits.scan import check_images, group_duplicates
 from training.predictor import Predictor
 from training.trained_run import load_run
@@ -156,11 +156,12 @@ def predict_images(predictor: Predictor, samples: Sequence[Sample], args: Args) 
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
-    width = max(len(row["filename"]) for row in rows)
+    files = [printable(row["filename"]) for row in rows]
+    width = max(map(len, files))
     unsure = "" if all(row["sure"] for row in rows) else "not sure: "
-    for row in rows:
+    for file, row in zip(files, rows, strict=True):
         doubt = " " * len(unsure) if row["sure"] else unsure
-        print(f"{row['filename']:{width}s}  {doubt}" + "  ".join(f"{name} {value:.2f}" for name, value in row["top"]))
+        print(f"{file:{width}s}  {doubt}" + "  ".join(f"{short_name(name)} {value:.2f}" for name, value in row["top"]))
 
 
 def write_predictions(

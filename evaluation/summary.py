@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from evaluation.predictions import class_lines, short_name
+
 
 def print_metrics(values: dict[str, Any], what: str = "test set") -> None:
     """Prints the content of `metrics.json`."""
@@ -24,11 +26,7 @@ def print_metrics(values: dict[str, Any], what: str = "test set") -> None:
     for kind, row in values.get("copies", {}).items():
         print(f"  {kind}: accuracy {row['accuracy']:.4f} on {row['n']} images")
     for pair in values["confused_pairs"][:3]:
-        print(f"  {' / '.join(pair['classes'])}: {sum(pair['n'])} of {pair['of']} confused")
+        print(f"  {' / '.join(map(short_name, pair['classes']))}: {sum(pair['n'])} of {pair['of']} confused")
     print(f"  {values['label_issues']} suspected label errors")
-    width = max(len(name) for name in values["per_class"])
-    print(f"\n  {'class':{width}s}  precision  recall      F1     n")
-    for name, row in values["per_class"].items():
-        if row["n"]:
-            print(f"  {name:{width}s}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:6.3f}  {row['n']:4d}")
+    print("", *class_lines(values["per_class"]), sep="\n")
     print()

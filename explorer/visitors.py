@@ -1,12 +1,10 @@
 """Photographs that visitors have dropped: a bounded number, each found by a random id that only its visitor knows."""
 
 import secrets
-import warnings
 from collections import OrderedDict
 from threading import Lock
 
 import torch
-from PIL import Image
 
 from explorer.look import Look
 from inspection.chain import Chain
@@ -19,8 +17,6 @@ from training.trained_run import TrainedRun
 MAX_BYTES = 25_000_000  # of an uploaded file
 MAX_PIXELS = 64_000_000
 KEPT = 12  # photographs, of about 20 MB each at 320 pixels, twice that where something is changed
-
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # check_size is stricter
 
 
 class Forgotten(InputError):

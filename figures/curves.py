@@ -10,17 +10,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from figures.example import OTHER, RIGHT, WRONG
+from figures.fonts import make_legible
 from figures.page import DPI, Page
 from runtime.files import write_atomically
 from runtime.images import load_image
 from runtime.text import shorten
 
 TRAIN, VAL = "#4c72b0", "#dd8452"
+NAME = 40  # characters of a class beside the confusion matrix
 BALANCED = 1.1  # largest by smallest number of images of a class, up to which counts show the shares too
 
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG atomically, cut to what is drawn; needs no display."""
+    make_legible(figure)
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")  # with one, and with the box "tight", savefig would draw once more to measure
@@ -77,7 +80,7 @@ def compared_curves(histories: dict[str, Sequence[dict[str, Any]]], path: Path) 
 
 def confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
     """The confusion matrix (K, K) as counts; where classes have different numbers of images, also row-normalised."""
-    totals = counts.sum(axis=1)
+    totals, classes = counts.sum(axis=1), [shorten(name, NAME) for name in classes]
     least, most = int(totals.min()), int(totals.max())
     panels = [(counts, f"counts of {least}{f' to {most}' if most > least else ''} images of each class", "d")]
     if most > BALANCED * least:

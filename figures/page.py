@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from figures.fonts import make_legible
 from runtime.files import write_atomically
 from runtime.text import shorten
 
@@ -111,6 +112,7 @@ class Page:
     def save(self, path: Path) -> None:
         """Writes the page atomically, in the format of the file's ending: .png, .pdf or .svg (see `resolution`)."""
         self.figure.set_dpi(RESOLUTION.get())
+        make_legible(self.figure)
         form = path.suffix[1:]
         write_atomically(path, self.write_png if form == "png" else lambda partial: self.write_vector(partial, form))
 

@@ -9,6 +9,7 @@ import ast
 import difflib
 import inspect
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
@@ -57,11 +58,16 @@ def parse(arguments: type, words: Sequence[str] | None = None, description: str 
     """Returns the dataclass filled from the command line, and whether --quiet was given.
 
     Args:
-        words: instead of those of the command line.
+        words: instead of those of the command line. Those after "--" are files, even if they begin with a minus.
 
     Raises: InputError on an unknown option, naming a similar one, and on wrong values; SystemExit for --help.
     """
     parser = make_parser(arguments, description)
+    words = list(sys.argv[1:] if words is None else words)
+    if "--" in words:
+        end = words.index("--")
+        files = [f"./{word}" if word.startswith("-") else word for word in words[end + 1 :]]
+        words = files + words[:end]  # in front, where they are no values of the last option
     values, unknown = parser.parse_known_intermixed_args(words)
     for word in sorted(unknown, key=lambda word: not word.startswith("-")):  # an option's value may be unknown too
         name = word.partition("=")[0]

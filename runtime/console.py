@@ -70,7 +70,7 @@ def parse_arguments(arguments: type, description: str | None, check: Callable[[A
     """
     handle_signals(stop_at_once)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is not
-        sys.stdout.reconfigure(errors="replace")  # class names that the console's encoding cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # class names that the console's encoding cannot show
     try:
         args, quiet = parse(arguments, description=description)
         check(args)
@@ -134,9 +134,10 @@ def report(error: Exception, args: Any) -> NoReturn:
 
 
 def suggest(script: str, *words: object) -> None:
-    """Prints the command that comes next, quoted for a shell, as the last line."""
+    """Prints the command that comes next, quoted for a shell, as the last line. Files are given as `Path`."""
     python = sys.orig_argv[0]  # as the user called it, perhaps by a relative path; not where IPython or torchrun did
     if in_notebook() or Path(python).is_absolute():
         python = "python"
-    command = [python, str(Path(sys.argv[0]).with_name(script)), *map(str, words)]
+    files = [f"./{word}" if isinstance(word, Path) and str(word)[0] == "-" else str(word) for word in words]
+    command = [python, str(Path(sys.argv[0]).with_name(script)), *files]
     say(f"next: {shlex.join(command)}")

@@ -1,5 +1,6 @@
 """Writes files and folders whole or not at all: into a temporary one beside the place, then there in one step."""
 
+import errno
 import glob
 import json
 import os
@@ -12,14 +13,23 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+FULL = 2**20  # free bytes up to which a disk counts as full
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` fill a temporary file, then puts it at `path`, whose folder is made if need be."""
+    """Lets `write` fill a temporary file, then puts it at `path`, whose folder is made if need be.
+
+    Raises: OSError also where torch says "unexpected pos" of a full disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         write(partial)
         os.replace(partial, path)
+    except RuntimeError as error:
+        if shutil.disk_usage(path.parent).free > FULL:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -48,7 +58,8 @@ def write_folder(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda partial: partial.write_bytes(text.encode()))
+    r"""Writes UTF-8. Bytes of file names that are not UTF-8 become `\udcff` and the like, which JSON reads back."""
+    write_atomically(path, lambda partial: partial.write_bytes(text.encode(errors="backslashreplace")))
 
 
 def write_json(path: Path, value: Any) -> None:

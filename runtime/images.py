@@ -4,10 +4,11 @@ import functools
 import io
 import os
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from runtime.errors import InputError
 
@@ -20,12 +21,26 @@ except ImportError:
 
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"}
+DEEP_FIX = "convert it to 8 bits for each colour"
 HEIF_FIX = "install Pillow's plugin (pip install pillow-heif) or convert to JPEG"
 ICONS = (b"\0\0\1\0", b"icns")  # their inner images are decoded when the file is opened, whatever their size
-UNDECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow recognises but cannot decode alone
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # from where on Pillow refuses an image, before it decodes it
+# Formats that Pillow recognises but cannot decode alone; of FITS it ignores the scale of the values.
+UNDECODED = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PHOTOMETRIC, SAMPLE_FORMAT = 262, 339  # tags of TIFF
+MAX_PIXELS = (
+    2**28
+)  # photographs of telephones have up to 200 million; larger images are refused before they are decoded
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on, and refuses twice as many
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+RANGES = (255, 4095, 65535)  # largest values of 8, 12 and 16 bits
+QUARTER_TURNED = 5  # from this EXIF orientation on, rows are columns
 JPEG_START = b"\xff\xd8"
 FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended sequential, progressive: markers of the image's size
+
+
+class TooManyPixelsError(OSError):
+    """An image's header declares more than `MAX_PIXELS` pixels."""
 
 
 @functools.cache
@@ -92,18 +107,28 @@ def decode_pixels(data: bytes, min_side: int = 0) -> np.ndarray:
     with open_image(data) as file:
         if min_side:
             file.draft("RGB", (min_side, min_side))
-        return np.asarray(to_rgb(ImageOps.exif_transpose(file)))
+        ImageOps.exif_transpose(file, in_place=True)  # else a copy, of large photographs too
+        return np.asarray(to_rgb(file))
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Opens the content of an image file without decoding it. Raises: OSError where it is not an image."""
+    """Opens the content of an image file without decoding it.
+
+    Raises: OSError where it is not an image, or has more than `MAX_PIXELS`.
+    """
+    if not data:
+        raise OSError("the file is empty")
     if data.startswith(ICONS):
         raise OSError("an icon, not a photograph")
     try:
         file = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         is_heif = data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
-        raise OSError(f"HEIC: {HEIF_FIX}" if is_heif else "not an image that Pillow opens") from None
+        is_tiff = data.startswith(TIFF_STARTS)
+        kind = f"HEIC: {HEIF_FIX}" if is_heif else f"a kind of TIFF that Pillow does not open; {DEEP_FIX}"
+        raise OSError(kind if is_heif or is_tiff else "not an image that Pillow opens") from None
+    except Image.DecompressionBombError as error:
+        raise TooManyPixelsError(f"more than {MAX_PIXELS // 10**6} million pixels; give a smaller image") from error
     if file.format in UNDECODED:  # of an EPS, decoding would start Ghostscript
         raise OSError(f"{file.format}: a format that is not read; convert it to PNG or JPEG")
     return file
@@ -130,13 +155,50 @@ def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an image, upright, from its header alone. Raises: as `open_image`."""
+    plain = plain_jpeg_size(data)
+    if plain:
+        return plain
+    with open_image(data) as file:
+        turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= QUARTER_TURNED
+        return file.size[::-1] if turned and file.format != "TIFF" else file.size  # Pillow turns that of a TIFF
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        image = image.point(lambda value: value / 257).convert("L")  # Pillow would clip 0..65535 at 255
-    if image.has_transparency_data:
+    """Decodes an opened image to 8-bit RGB. Raises: OSError where the range of its values is unknown."""
+    tags = getattr(image, "tag_v2", {})
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = grey_of(np.asarray(image), image.mode, image.format, tags.get(PHOTOMETRIC) == 0)
+    elif image.mode == "L" and tags.get(SAMPLE_FORMAT) == (2,):
+        raise OSError(f"pixels are signed integers of 8 bits; {DEEP_FIX}")
+    elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def grey_of(values: np.ndarray, mode: str, form: str | None, inverted: bool) -> Image.Image:
+    """Scales greyscale values of 16 or 32 bits, or floats, to 8 bits; Pillow would clip them at 255.
+
+    PNG, PGM and JPEG 2000 use all 16 bits. TIFF and the rest do not say which of their bits they use: the range is the
+    smallest that holds all values, of floats also 0..1.
+
+    Args:
+        values: (h, w).
+        inverted: whether 0 is white.
+
+    Raises: OSError naming the values that no range holds, or that would all but vanish in one.
+    """
+    low, high = float(values.min()), float(values.max())
+    is_float = mode == "F"
+    declared = form in ("PNG", "PPM", "JPEG2000") and not is_float
+    ranges = RANGES[-1:] if declared else ((1,) * is_float + RANGES)
+    top = next((top for top in ranges if high <= top), 0)
+    if not (top and low >= 0) or (is_float and 0 < high < top / 16):
+        raise OSError(f"pixel values from {low:g} to {high:g}, of unknown range; {DEEP_FIX}")
+    grey = np.rint(values.astype(np.float32) * (255 / top)).astype(np.uint8)
+    return Image.fromarray(255 - grey if inverted else grey)
 
 
 def load_image(path: Path, min_side: int = 0) -> Image.Image:
@@ -150,7 +212,7 @@ def check_size(data: bytes, most: int) -> None:
     try:
         with open_image(data) as file:
             width, height = file.size
-    except Image.DecompressionBombError as error:
+    except TooManyPixelsError as error:
         raise InputError(f"the image has far more than {limit} pixels; give a smaller one") from error
     if width * height > most:
         raise InputError(f"the image has {width} × {height} pixels, more than {limit}; give a smaller one")

@@ -8,6 +8,7 @@ import numpy as np
 
 from dataset import ActionData, Sample, class_counts
 from runtime.errors import InputError
+from runtime.text import shorten
 
 NAMED = 20  # classes in a message
 TEST_SHARE = 0.15  # of the labelled images, where the dataset has no labelled test set
@@ -133,4 +134,4 @@ def describe(split: Split, data: ActionData) -> str:
         parts = [name for part, name in (("val", "validation"), ("test", "test")) if part in given]
         counts.append(f"{len(split.left_out)} left out as duplicates of {' or '.join(parts)} images")
     smallest, count = min(class_counts(split.train).items(), key=lambda item: item[1])
-    return f"{', '.join(counts)}; smallest class in training: {smallest}, {count}"
+    return f"{', '.join(counts)}; smallest class in training: {shorten(smallest, 60)}, {count}"

@@ -154,7 +154,7 @@ def test_images_too_large_to_decode_are_left_to_pillow_which_refuses_them(tmp_pa
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = (20_000).to_bytes(2, "big") * 2
     assert plain_jpeg_size(bytes(data)) is None
-    with pytest.raises(Image.DecompressionBombError):
+    with pytest.raises(OSError, match="more than 268 million pixels"):
         decode_pixels(bytes(data))
     (tmp_path / "a.jpg").write_bytes(data)
     with pytest.raises(InputError, match=r"a\.jpg: cannot be read"):
