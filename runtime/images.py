@@ -28,9 +28,7 @@ ICONS = (b"\0\0\1\0", b"icns")  # their inner images are decoded when the file i
 UNDECODED = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PHOTOMETRIC, SAMPLE_FORMAT = 262, 339  # tags of TIFF
-MAX_PIXELS = (
-    2**28
-)  # photographs of telephones have up to 200 million; larger images are refused before they are decoded
+MAX_PIXELS = 2**28  # telephones take up to 200 million; larger images are refused before they are decoded
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on, and refuses twice as many
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 RANGES = (255, 4095, 65535)  # largest values of 8, 12 and 16 bits
