@@ -118,6 +118,8 @@ def resume(run: PreparedRun, source: PreparedSource, model: ActionNet, state: Tr
             "version; start a new run"
         )
     state.load_state_dict(stored["state"])
+    if distributed.is_main():
+        write_metrics(run, state)  # which may be damaged
     run.seconds.update(stored["seconds"])
     say(f"continuing after epoch {len(state.history)} of {run.epochs}")
 
@@ -137,10 +139,14 @@ def keep_epoch(
         checkpoint.save_best(run.folder, model, full_state(model.state_dict(), source.basis), record, run.digests)
     if run.args.snapshots:
         checkpoint.save_snapshot(run.folder, full_state(model.trained_state(), source.basis), row["epoch"])
-    write_text(run.folder / checkpoint.METRICS, "".join(json.dumps(row) + "\n" for row in state.history))
+    write_metrics(run, state)
     last = {"state": state.state_dict(), "arguments": run.arguments, "stores": source.stores}
     last |= {"weights_sha256": run.weights.sha256, "split": run.digests, "seconds": run.seconds}
     checkpoint.save_last(run.folder, model, last)
+
+
+def write_metrics(run: PreparedRun, state: TrainState) -> None:
+    write_text(run.folder / checkpoint.METRICS, "".join(json.dumps(row) + "\n" for row in state.history))
 
 
 TABLE_HEAD = f"""\

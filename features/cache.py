@@ -3,14 +3,17 @@
 On disk a store is a folder `data/cache/maps-<digest>/` for one combination of weights, view, transform, size and
 arithmetic; its `recipe.json` spells them out. Rows are found by the SHA-256 of the image file, so that no features of
 an edited image or of other weights can be read. Rows are appended: an interrupted build goes on where it stopped, and a
-dataset that grew needs only its new images.
+dataset that grew needs only its new images. Each row has a checksum, verified once in a run; damaged rows are computed
+again.
 """
 
 import hashlib
 import math
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from runtime.status import Progress
 
 BATCH = 128  # images
 MIN_CROP = 0.35  # of the area: a cached crop returns every epoch and should show the action each time
+LINE = 65  # bytes of a line in rows.txt: a SHA-256 in hexadecimal digits
 FULL_VIEW = 2  # the view of the full image, resized without keeping its aspect ratio
 
 
@@ -67,35 +71,62 @@ class FeatureStore:
         self.folder = cache / f"maps-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self.text = text
         self.maps_file, self.rows_file = self.folder / "maps.bin", self.folder / "rows.txt"
+        self.sums_file = self.folder / "rows.crc32"  # 4 bytes a row; 0 where an older version wrote none
         channels, self.side = shape
         self.row_shape, self.map_shape = (self.side * self.side, channels), (channels, self.side, self.side)
         self.row_bytes = 2 * self.row_shape[0] * self.row_shape[1]
         self.pinned: Tensor | None = None
         self.device = torch.device("cpu")  # of the tensors that `read` returns
         self.rows: dict[str, int] = {}
+        self.count = 0  # rows in the file, or pinned
         self.refresh()
 
     def refresh(self) -> None:
         """Reads which rows are complete: those whose digest is written in full and whose features lie on disk."""
-        lines = self.rows_file.read_text(encoding="ascii").split("\n")[:-1] if self.rows_file.exists() else []
+        names = self.rows_file.read_bytes() if self.rows_file.exists() else b""
         on_disk = self.maps_file.stat().st_size // self.row_bytes if self.maps_file.exists() else 0
-        self.rows = {sha256: row for row, sha256 in enumerate(lines[:on_disk])}
+        self.count = min(len(names) // LINE, on_disk)
+        digests = [names[row * LINE : row * LINE + LINE - 1].decode("latin-1") for row in range(self.count)]
+        self.rows = {digest: row for row, digest in enumerate(digests)}  # of two rows of an image, the later one
+
+    def damaged(self, digests: Sequence[str]) -> list[str]:
+        """Those of these images whose rows on disk are not what was written."""
+        sums = np.fromfile(self.sums_file, dtype="<u4") if self.sums_file.exists() else np.empty(0)
+        listed = [digest for digest in digests if self.rows.get(digest, len(sums)) < len(sums)]
+        known = [digest for digest in listed if sums[self.rows[digest]]]
+        if not known:
+            return []
+        maps = self.map_file()
+
+        def differs(digest: str) -> bool:
+            return checksum(digest, maps[self.rows[digest]]) != sums[self.rows[digest]]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # zlib leaves Python's lock free
+            return [digest for digest, bad in zip(known, pool.map(differs, known), strict=True) if bad]
+
+    def map_file(self) -> np.memmap:
+        """The rows on disk, as int16."""
+        return np.memmap(self.maps_file, dtype=np.int16, mode="r", shape=(self.count, *self.row_shape))
 
     def append(self, digests: Sequence[str], rows: Tensor) -> None:
         """Appends rows (B, h * w, C), bfloat16, in memory or on disk."""
-        count = len(self.rows)
+        count = self.count
         if self.pinned is not None:
             self.pinned[count : count + len(rows)] = rows
         else:
             self.write(digests, rows.contiguous().cpu(), count)
         self.rows |= {digest: count + index for index, digest in enumerate(digests)}
+        self.count += len(rows)
 
     def write(self, digests: Sequence[str], rows: Tensor, count: int) -> None:
         """Writes rows behind the `count` that lie on disk; features first, so that a listed row is complete."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        values = rows.view(torch.int16).numpy()
+        sums = np.array([checksum(*pair) for pair in zip(digests, values, strict=True)], dtype="<u4")
         for path, start, data in (
-            (self.maps_file, count * self.row_bytes, rows.view(torch.int16).numpy()),
-            (self.rows_file, count * 65, "".join(f"{digest}\n" for digest in digests).encode()),
+            (self.maps_file, count * self.row_bytes, values),
+            (self.sums_file, count * sums.itemsize, sums),
+            (self.rows_file, count * LINE, "".join(f"{digest}\n" for digest in digests).encode()),
         ):
             with path.open("r+b" if path.exists() else "wb") as file:
                 file.truncate(start)  # drops what an interrupted build left half-written
@@ -121,9 +152,7 @@ class FeatureStore:
         wanted = rows if positions is None else (rows[:, None], positions.numpy())
         if self.pinned is not None:
             return self.pinned[wanted]
-        shape = (len(self.rows), *self.row_shape)
-        mapped = np.memmap(self.maps_file, dtype=np.int16, mode="r", shape=shape)
-        return torch.from_numpy(mapped[wanted]).view(torch.bfloat16)  # a copy
+        return torch.from_numpy(self.map_file()[wanted]).view(torch.bfloat16)  # a copy
 
     def build(
         self,
@@ -146,7 +175,7 @@ class FeatureStore:
         """
         by_digest = dict(zip(digests, samples, strict=True))
         if in_memory:
-            self.device = reader.device
+            self.device, self.rows, self.count = reader.device, {}, 0
             self.pinned = torch.empty(len(by_digest), *self.row_shape, dtype=torch.bfloat16, device=self.device)
             self.compute(make_engine(len(by_digest), self.size), by_digest, reader, label)
             return len(by_digest)
@@ -156,6 +185,9 @@ class FeatureStore:
             if distributed.is_main():
                 (self.folder / "recipe.json").write_text(self.text, encoding="utf-8")
             self.refresh()
+            if distributed.is_main() and (damaged := self.damaged(list(by_digest))):
+                print(f"note: {self.folder}: {len(damaged)} of its feature maps are damaged; computes these again")
+                self.rows = {digest: row for digest, row in self.rows.items() if digest not in set(damaged)}
             todo = distributed.broadcast_object([digest for digest in by_digest if digest not in self.rows])
             if todo:
                 count = len(todo)
@@ -186,6 +218,11 @@ class FeatureStore:
                 if distributed.is_main():
                     self.append([digests[row] for row in rows], stored)
                 progress.update(len(rows))
+
+
+def checksum(digest: str, row: np.ndarray) -> int:
+    """CRC-32 of an image's digest and its features."""
+    return zlib.crc32(np.ascontiguousarray(row), zlib.crc32(digest.encode()))
 
 
 def check_disk_space(stores: Sequence[FeatureStore], digests: Sequence[Sequence[str]]) -> None:

@@ -17,7 +17,7 @@ from features.engines import Engine, split_on_oom
 from layers.conv3x3 import accelerate
 from model import ActionNet
 from runtime.errors import InputError, first_line
-from runtime.files import write_atomically
+from runtime.files import check_archive, write_atomically
 from runtime.status import Progress
 
 MIN_IMAGES = 256  # where the training set has as many
@@ -44,6 +44,7 @@ class Projection:
     def load(self) -> Tensor:
         """Returns the basis (C, K). Raises: InputError where the file is damaged."""
         try:
+            check_archive(self.file)
             return torch.load(self.file, weights_only=True)
         except Exception as error:  # torch, pickle and zip each raise their own
             raise InputError(f"{self.file}: damaged ({first_line(error)}); delete it") from error

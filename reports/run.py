@@ -8,6 +8,7 @@ from reports.data import PARTS, summarise_data
 from reports.network import draw_run
 from reports.page import PAGE, embed, write_page
 from reports.settings import settings, training_command
+from runtime.errors import InputError, first_line
 from training import checkpoint
 from training.trained_run import TrainedRun
 
@@ -41,4 +42,11 @@ def describe_run(run: TrainedRun) -> dict[str, Any]:
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """Rows of `metrics.jsonl`; none for the pretrained network."""
     path = folder / checkpoint.METRICS
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise InputError(
+            f"{path}: damaged ({first_line(error)}); run: python train.py --resume --run {folder.name}"
+        ) from error

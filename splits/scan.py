@@ -99,10 +99,14 @@ def known_scans(paths: Sequence[Path], cache_file: Path) -> list[Scan]:
 
 
 def stored_scans(cache_file: Path) -> dict[str, dict[str, Any]]:
+    """The content of the cache; nothing of a file that is missing or damaged."""
     try:
-        return json.loads(cache_file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        stored = json.loads(cache_file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return {}
+    names = set(Scan.__dataclass_fields__)
+    found = stored.items() if isinstance(stored, dict) else ()
+    return {key: scan for key, scan in found if isinstance(scan, dict) and scan.keys() == names}
 
 
 def sizes(scans: Iterable[Scan]) -> dict[str, dict[str, float]]:

@@ -177,7 +177,7 @@ def test_help_explains_every_option_with_its_default_once(name: str) -> None:
 def test_help_of_training_begins_with_what_matters_most() -> None:
     text = make_parser(train.Args).format_help()
     groups = dict(re.findall(r"\n(\w+):\n(.*?)(?=\n\n|\Z)", text, flags=re.DOTALL))
-    assert list(groups) == ["options", "data", "model", "training", "hardware", "files", "console"]
+    assert list(groups) == ["options", "data", "model", "training", "trackers", "hardware", "files", "console"]
     first = re.findall(r"^  --([a-z-]+)", groups["options"], flags=re.MULTILINE)
     assert first == ["run", "data", "resume", "recipe", "epochs", "image-size"]
 

@@ -156,7 +156,7 @@ def test_everything_follows_channels_that_are_switched_off(client: TestClient, p
     ("content", "status", "message"),
     [
         (b"no image at all", 400, "garbage.bin: cannot be read (not an image that Pillow opens)"),
-        (b"", 400, "not an image"),
+        (b"", 400, "the file is empty"),
         (png(20_000, 20_000), 400, "far more than 64 million pixels"),
         (png(9_000, 9_000), 400, "9000 × 9000 pixels, more than 64 million"),
         (png(500, 500), 400, "truncated"),

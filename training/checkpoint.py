@@ -26,7 +26,7 @@ from dataset import IMAGENET_MEAN, IMAGENET_STD
 from layers.conv3x3 import accelerate
 from model import ActionNet
 from runtime.errors import InputError, first_line
-from runtime.files import write_atomically, write_json
+from runtime.files import check_archive, write_atomically, write_json
 from training.options import RENAMED
 
 BEST, LAST, RECORD, SPLIT, METRICS = "best.pt", "last.pt", "best.json", "split.json", "metrics.jsonl"
@@ -145,8 +145,9 @@ def upgrade(record: dict[str, Any]) -> dict[str, Any]:
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """Opens a checkpoint safely. Raises: InputError where it cannot be read."""
     try:
+        check_archive(path)
         return torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
         raise InputError(f"{path}: not a readable checkpoint ({first_line(error)})") from error
 
 
