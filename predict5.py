@@ -20,7 +20,7 @@ from pathlib import Path
 
 from runtime.console import parse_arguments, run_script, suggest
 from runtime.errors import InputError
-from runtime.options import PrecisionName, RunOptions, require_range, same_run
+from runtime.options import PrecisionName, RunOptions, option_name, require_range, same_run
 
 
 @dataclass
@@ -67,6 +67,12 @@ def check(args: Args) -> None:
     require_range("fps", args.fps, 0.01, 120)
     if args.video and (args.images or args.tta):
         raise InputError(f"--video goes without {'images' if args.images else '--tta'}; leave one of them out")
+    for where, names in (("images or --video", ("threshold", "top_k")), ("--video", ("fps", "smooth"))):
+        for name in names if not (args.video or (args.images and "images" in where)) else ():
+            if getattr(args, name) != getattr(Args, name):
+                raise InputError(f"{option_name(name)} goes with {where}; leave it out")
+    if args.no_report and (args.images or args.video):
+        raise InputError("--no-report goes with a test, images and videos have no report; leave it out")
     if args.csv and (args.csv.is_dir() or not args.csv.name):
         raise InputError(f"--csv {args.csv}: is a folder; give a file")
     if args.csv and not args.images:

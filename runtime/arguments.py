@@ -135,7 +135,16 @@ def kind(annotation: Any) -> dict[str, Any]:
         return kind(inner[0]) | {"nargs": "*" if Ellipsis in inner else len(inner)}
     if NoneType in inner:
         return kind(next(part for part in inner if part is not NoneType))
-    return {"action": "store_true"} if annotation is bool else {"type": annotation, "metavar": METAVARS[annotation]}
+    if annotation is bool:
+        return {"action": "store_true"}
+    return {"type": some_path if annotation is Path else annotation, "metavar": METAVARS[annotation]}
+
+
+def some_path(text: str) -> Path:
+    """A path; of an empty text, as of a shell variable that is not set, `Path` would make the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; give a path")
+    return Path(text)
 
 
 def field_docstrings(arguments: type) -> dict[str, str]:

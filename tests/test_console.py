@@ -151,6 +151,22 @@ def test_wrong_options_are_named(words: list[str], message: str) -> None:
         parse(train.Args, words)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", ""], "--data: is empty; give a path"),
+        ([""], "IMAGE: is empty; give a path"),
+        (["--threshold", "0.7"], "--threshold goes with images or --video; leave it out"),
+        (["a.jpg", "--fps", "3"], "--fps goes with --video; leave it out"),
+        (["a.jpg", "--no-report"], "--no-report goes with a test, images and videos have no report; leave it out"),
+        (["--video", "a.mp4", "a.jpg"], "--video goes without images; leave one of them out"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        predict5.check(parse(predict5.Args, words)[0])
+
+
 def test_a_required_option_is_asked_for() -> None:
     with pytest.raises(InputError, match=r"^--pretrained is missing; give it, or --help$"):
         parse(importlib.import_module("export").Args, [])
