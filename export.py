@@ -1,36 +1,55 @@
 """Exports a trained network for use elsewhere.
 
+    python export.py                         the newest run, else the pretrained network, as ONNX
+    python export.py --int8                  also as int8 ONNX, both tested on the run's test set
+    python export.py --format program        as a program of torch.export
     python export.py --pretrained RUN        packs a run of the HAR photographs into pretrained/, with its model card
 
-Convolutions become int8, a quarter of the size; both networks are tested on the run's test set. Writes
+ONNX and programs are compared with PyTorch on real images; writes results/<run>/export/: the network, export.json and
+README.md. --pretrained makes convolutions int8, a quarter of the size, tests both networks, and writes
 pretrained/har-resnet50.safetensors and pretrained/README.md.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from runtime.console import parse_arguments, run_script
+from runtime.errors import InputError
+from runtime.options import RunOptions, same_run
 
 
 @dataclass
-class Args:
-    pretrained: str
-    """Name of the run, a folder in results/."""
-    data: Path | None = None
-    """Folder of the dataset. Default: the one the run was trained on."""
-    device: str = "auto"
-    """auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps."""
-    cache: Path = Path("data/cache")
-    """Folder of cached image checks."""
-    results: Path = Path("results")
-    """Folder of the runs."""
+class Args(RunOptions):
+    format: Literal["onnx", "program"] = "onnx"
+    """onnx, or a program of torch.export."""
+    int8: bool = False
+    """Also write int8 ONNX, calibrated on training images of the run."""
+    preprocessing: bool = False
+    """Take pixels (B, S, S, 3) uint8 instead of normalised images (B, 3, S, S)."""
+    pretrained: str = ""
+    """Pack this run for pretrained/ instead."""
     out: Path = Path("pretrained")
-    """Folder to write to."""
+    """With --pretrained: folder to write to."""
+
+
+def check(args: Args) -> None:
+    """Raises InputError on wrong arguments."""
+    if args.int8 and args.format != "onnx":
+        raise InputError("--int8 goes with --format onnx; leave one of them out")
+    if args.pretrained and (args.run or args.int8 or args.preprocessing or args.format != "onnx"):
+        raise InputError("--pretrained goes without --run, --format, --int8 and --preprocessing; leave them out")
+    for package in ("onnx", "onnxscript", "onnxruntime") if args.format == "onnx" and not args.pretrained else ():
+        if find_spec(package) is None:
+            raise InputError(f"ONNX needs the package {package}: pip install -r requirements-export.txt")
 
 
 if __name__ == "__main__":
-    ARGS = parse_arguments(Args, __doc__)  # before the imports below, which take seconds
+    ARGS = parse_arguments(Args, __doc__, check)  # before the imports below, which take seconds
 
+import shlex
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -41,9 +60,7 @@ from backbones.names import RESNET
 from backbones.packed import PRETRAINED, pack, unpack
 from evaluation.card import model_card
 from runtime.device import pick_device
-from runtime.errors import InputError
 from runtime.files import write_text
-from runtime.options import RunOptions
 from sample.build import NAME as SAMPLE_NAME
 from training import checkpoint
 from training.options import PLACES
@@ -55,6 +72,24 @@ HAR_CLASSES = 15
 
 
 def main(args: Args) -> None:
+    check(args)
+    if args.pretrained:
+        pack_run(args)
+        return
+    from exporting.write import export_run
+
+    run = load_run(args, pick_device("cpu"))
+    words = [
+        "python",
+        "export.py",
+        *same_run(replace(args, run=run.name)),
+        *([f"--format={args.format}"] * (args.format != "onnx")),
+    ]
+    words += [f"--{name}" for name in ("int8", "preprocessing") if getattr(args, name)]
+    export_run(run, args.format, args.preprocessing, args.int8, shlex.join(words))
+
+
+def pack_run(args: Args) -> None:
     run = load_run(
         RunOptions(args.pretrained, args.data, args.device, args.cache, args.results), pick_device(args.device)
     )

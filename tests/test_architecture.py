@@ -21,7 +21,7 @@ LEVELS = (  # from the bottom up; a module imports only from levels below its ow
     {"hooks"},
     {"evaluation"},
     {"training"},
-    {"explorer", "reports", "video"},
+    {"explorer", "exporting", "reports", "video"},
     {
         "train", "predict5", "visualize_single_example", "visualize_activations", "prepare_data", "export", "explore",
         "compare", "benchmarks",
@@ -37,6 +37,7 @@ HEAVY = {  # rooms that may import a library that takes long to import, or that 
     "kagglehub": {"prepare_data"},
     "matplotlib": {"figures"},
     "nncf": {"features"},
+    "onnxruntime": {"exporting", "benchmarks"},
     "openvino": {"features", "benchmarks"},
     "pandas": {"runtime", "benchmarks"},
     "starlette": {"explorer"},

@@ -238,14 +238,16 @@ def test_dead_channels_have_frequency_zero(net: ActionNet, images: Tensor) -> No
 
 
 def test_python_examples_of_the_documents(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every block of Python in README and design runs; what it recorded or dumped has the right shape."""
+    """Every block of Python in these documents runs; what it computed, recorded or dumped has the right shape."""
     monkeypatch.chdir(trained)
     image = next(Path("data/sample/train").glob("*.jpg"))
     names = {}
-    for document in ("README.md", "docs/design.md"):
+    for document in ("README.md", "docs/design.md", "docs/export.md"):
         text = (REPOSITORY / document).read_text(encoding="utf-8")
         for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
             exec(code.replace("results/RUN", "results/a").replace("A.jpg", image.as_posix()), names)
+    assert names["probabilities"].sum().item() == pytest.approx(1)
+    assert names["probabilities"].shape == (1, len(names["record"]["classes"]))
     for layer, shape in (("base_model_layer1_block1_relu2", (1, 64, 16, 16)), ("relu2", (1, 256, 2, 2))):
         assert names["acts"][layer].shape == names["acts"].gradients[layer].shape == shape
     assert np.load("activations/activation_pass0_layer_layer4.npy").shape == (512, 7, 7)
