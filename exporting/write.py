@@ -152,8 +152,7 @@ def card(run: TrainedRun, about: dict[str, Any], form: str, command: str) -> str
     size = run.image_size
     pixels = f"pixels (B, {size}, {size}, 3) uint8"
     tensor = f"(B, 3, {size}, {size}) float32, normalised by ImageNet's mean and standard deviation"
-    return CARD.format(
-        title=run.called.capitalize(), run=run.detail, command=command, commit=about["commit"],
-        classes=len(run.classes), temperature=run.model.temperature, input=pixels if about["preprocessing_inside"] else tensor,
-        size=size, files="\n".join(lines), code=CODE[form].format(file=NAMES[form]),
-    )  # fmt: skip
+    values = {"title": run.called.capitalize(), "run": run.detail, "command": command, "commit": about["commit"]}
+    values |= {"classes": len(run.classes), "temperature": run.model.temperature, "size": size}
+    values |= {"input": pixels if about["preprocessing_inside"] else tensor, "files": "\n".join(lines)}
+    return CARD.format(**values, code=CODE[form].format(file=NAMES[form]))
