@@ -5,12 +5,14 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -123,13 +125,20 @@ def worker_pool(images: int) -> Executor:
     """
     if sys.platform != "linux" or images < 4 * CHUNK:
         return ThreadPoolExecutor(os.cpu_count())
-    return ProcessPoolExecutor(os.cpu_count(), get_context("fork"), initializer=end_quietly)
+    return ProcessPoolExecutor(os.cpu_count(), get_context("fork"), initializer=begin_worker, initargs=(os.getpid(),))
 
 
-def end_quietly() -> None:
-    """Makes a worker leave Ctrl-C and SIGTERM to its parent."""
+def begin_worker(parent: int) -> None:
+    """Makes a worker leave Ctrl-C and SIGTERM to its parent, and end where that was killed: it would wait for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    Thread(target=end_after, args=(parent,), daemon=True).start()
+
+
+def end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def check_images(samples: Sequence[Sample], cache_file: Path, skip_bad: bool) -> dict[str, Scan]:

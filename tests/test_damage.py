@@ -4,6 +4,9 @@ import os
 import pickle
 import random
 import shutil
+import subprocess
+import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NARROW, Script, read_jsonl, small
+from conftest import NARROW, REPOSITORY, Script, read_jsonl, small
 
 import train
 from backbones.imagenet_weights import load_weights
@@ -139,3 +142,26 @@ def test_no_pickle_is_executed(tmp_path: Path, reader: str, form: str) -> None:
     assert reader == "index" or caught.type is InputError
     assert "\n" not in str(caught.value)
     assert not mark.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are threads there")
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    code = "import os, time; from splits.scan import worker_pool; pool = worker_pool(1000); "
+    code += "print(*{pool.submit(os.getpid).result() for _ in range(20)}, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
+        workers = [Path("/proc", word, "stat") for word in parent.stdout.readline().split()]
+        assert workers
+        assert all(map(is_alive, workers))
+        parent.kill()
+    end = time.monotonic() + 20
+    while any(map(is_alive, workers)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(is_alive, workers))
+
+
+def is_alive(stat: Path) -> bool:
+    """Whether a process runs, of its file in /proc; those that have ended may lie there as zombies."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
