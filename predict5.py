@@ -96,10 +96,11 @@ from torch import Tensor
 from dataset import Sample
 from evaluation.predictions import prediction_rows, short_name
 from evaluation.summary import print_metrics
+from layouts.parts import describe_left_out
 from runtime import distributed
 from runtime.device import pick_device
 from runtime.files import write_csv, write_folder, write_json
-from runtime.images import image_files
+from runtime.images import file_names, image_files, is_image_name
 from runtime.status import say
 from runtime.text import printable, wrap
 from splits.scan import check_images, group_duplicates
@@ -222,6 +223,9 @@ def find_images(paths: Sequence[Path]) -> list[Sample]:
         files = image_files(path) if path.is_dir() else [path]
         if not files:
             raise InputError(f"{path}: holds no images; give another folder")
+        others = [name for name in file_names(path) if not is_image_name(name)] if path.is_dir() else []
+        if others:
+            print(f"note: left out of {path}: {describe_left_out({'other_files': others})}")
         samples += [Sample(str(file), file, None) for file in files]
     return list({sample.path.resolve(): sample for sample in samples}.values())
 

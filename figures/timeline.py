@@ -13,7 +13,8 @@ from matplotlib.ticker import PercentFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from figures.curves import save
-from runtime.text import shorten
+from figures.fonts import OWN, family_of
+from runtime.text import printable, shorten
 
 LINES = 6  # classes with a line and a colour
 OTHER = "0.82"
@@ -60,8 +61,10 @@ def probabilities_over_time(
 
 
 @cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(findfont("DejaVu Sans"), size)
+def font(size: int, words: str = "") -> ImageFont.FreeTypeFont:
+    """A font that has the characters of `words`, as far as an installed one does."""
+    families = [family for family in map(family_of, sorted(set(words))) if family]
+    return ImageFont.truetype(findfont(families[0] if families else OWN), size)
 
 
 def caption(image: Image.Image, label: str, bars: Sequence[tuple[str, float]], seconds: float) -> Image.Image:
@@ -80,8 +83,9 @@ def caption(image: Image.Image, label: str, bars: Sequence[tuple[str, float]], s
         Image.blend(image.crop((0, height - shade.height, width, height)), shade, 0.78), (0, height - shade.height)
     )
     draw, top = ImageDraw.Draw(image), height - strip + pad
-    left = width // 2
-    draw.text((pad, top), fit(draw, label, left - 2 * pad, round(size * 1.3)), "white", font(round(size * 1.3)))
+    left, large = width // 2, round(size * 1.3)
+    label = fit(draw, label, left - 2 * pad, large)
+    draw.text((pad, top), label, "white", font(large, label))
     draw.text(
         (pad, top + round(line * 1.25)), f"{int(seconds // 60)}:{seconds % 60:04.1f}", (200, 200, 200), font(size)
     )
@@ -91,13 +95,16 @@ def caption(image: Image.Image, label: str, bars: Sequence[tuple[str, float]], s
         draw.rectangle((left, y + line - 0.32 * size, max(left + 1, end), y + line - 0.12 * size), fill=(205, 64, 113))
         text = f"{value:.0%}"
         room = width - left - 2 * pad - draw.textlength(text, font(size))
-        draw.text((left, y), fit(draw, name, room, size), "white", font(size))
+        name = fit(draw, name, room, size)
+        draw.text((left, y), name, "white", font(size, name))
         draw.text((width - pad, y), text, "white", font(size), anchor="ra")
     return image
 
 
 def fit(draw: ImageDraw.ImageDraw, text: str, width: float, size: int) -> str:
-    """The text, shortened to `width` pixels at a font size."""
-    while len(text) > 2 and draw.textlength(text, font(size)) > width:
+    """The text on one line, without underscores, shortened to `width` pixels at a font size."""
+    text = printable(text.replace("_", " "))
+    chosen = font(size, text)
+    while len(text) > 2 and draw.textlength(text, chosen) > width:
         text = f"{text.removesuffix('…')[:-1]}…"
     return text

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx2 as httpx
 import pytest
+from browser import delay, drop, saved
 from conftest import REPOSITORY
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
@@ -55,19 +56,6 @@ def page(browser: Browser, server: str) -> Iterator[Page]:
     visit.context.close()
     assert not errors
     assert {host for host in hosts if host} == {server.split("/")[2]}
-
-
-def drop(page: Page, path: Path, event: str = "new DragEvent('drop', {dataTransfer: files})") -> None:
-    """Drops a file onto the page, as a hand does."""
-    files = page.evaluate_handle(
-        """([bytes, name]) => {
-            const files = new DataTransfer();
-            files.items.add(new File([new Uint8Array(bytes)], name));
-            return files;
-        }""",
-        [list(path.read_bytes()), path.name],
-    )
-    files.evaluate(f"files => document.dispatchEvent({event})")
 
 
 def shares(page: Page) -> list[str]:
@@ -130,18 +118,6 @@ def test_overlays_comparison_and_threshold(page: Page, photographs: list[Path]) 
     expect(page.locator(".tile canvas")).to_have_count(112)
     page.click("#compare")
     expect(page.locator(".tile canvas")).to_have_count(56)
-
-
-def delay(page: Page, part: str, milliseconds: int) -> None:
-    """Holds the answers to requests whose address contains `part`."""
-    page.evaluate(
-        """([part, milliseconds]) => {
-            const real = window.fetch;
-            const held = (answer) => new Promise((done) => setTimeout(() => done(answer), milliseconds));
-            window.fetch = (path, options) => real(path, options).then(path.includes(part) ? held : undefined);
-        }""",
-        [part, milliseconds],
-    )
 
 
 def test_an_answer_that_comes_late_changes_nothing(page: Page, photographs: list[Path]) -> None:
@@ -251,10 +227,13 @@ def test_pasted_and_webcam_photographs_and_the_index(page: Page, photographs: li
     tile(page, "relu2").click()
     expect(page.locator("#detail .thumbs figure")).to_have_count(9)
     expect(page.locator("#detail .card.wide .note")).to_contain_text(re.compile(r"active in \d+ of \d+ images"))
+    distances = [row["distance"] for row in json.loads(saved(page, "json"))["alike"]]
+    assert len(distances) == 8
+    assert distances == sorted(distances)
     assert page.locator("#alike img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") == 160
 
 
-def test_saved_files_hold_what_is_on_screen(page: Page, photographs: list[Path], tmp_path: Path) -> None:
+def test_saved_files_hold_what_is_on_screen(page: Page, photographs: list[Path]) -> None:
     page.set_input_files("#file", photographs[0])
     tile(page, "relu1").click()
     page.click("#switch")
@@ -262,19 +241,14 @@ def test_saved_files_hold_what_is_on_screen(page: Page, photographs: list[Path],
     page.check("[name=overlay][value=cam]")
     expect(page.locator("#overlay-note")).to_contain_text("gradient")
     expect(page.locator("#line-scale")).to_contain_text("layer1")
-    saved = {}
-    for kind in ("png", "json", "report"):
-        with page.expect_download() as download:
-            page.click(f"[data-save={kind}]")
-        saved[kind] = Path(download.value.path()).read_bytes()
-    assert saved["png"].startswith(b"\x89PNG")
-    assert len(saved["png"]) > 50_000
-    numbers = json.loads(saved["json"])
+    image, numbers = saved(page, "png"), json.loads(saved(page, "json"))
+    assert image.startswith(b"\x89PNG")
+    assert len(image) > 50_000
     assert len(numbers["photographs"][0]["probabilities"]) == 15
     overlay = numbers["overlay"]
     assert (overlay["kind"], overlay["column"]) == ("cam", "base_model.layer4")
     assert len(overlay["values"]) == len(overlay["values"][0]) == 2
-    text = saved["report"].decode()
+    text = saved(page, "report").decode()
     assert text.count("data:image/png") > 56
     assert not re.search(r"(src|href)=\"(?!data:)", text)
     assert not re.search(r"<(button|input|select)", text)

@@ -135,12 +135,15 @@ def test_any_images_and_folders_are_predicted(
     Path("mine").mkdir()
     blobs(0).save("mine/one.png")
     blobs(1).convert("L").save("mine/two.jpg")
+    Path("mine/notes.txt").touch()
     args = predict5.Args(images=(Path("mine"), Path("mine/one.png")), csv=Path("mine.csv"), precision="fp32")
     predict5.main(args)
     with Path("mine.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["filename"] for row in rows] == ["mine/one.png", "mine/two.jpg"]
-    assert rows[0]["label"] in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert rows[0]["label"] in shown
+    assert "note: left out of mine: 1 file(s) that Pillow does not open (notes.txt)" in shown
     with pytest.raises(InputError, match=r"mine/three.png: no such file"):
         predict5.main(predict5.Args(images=(Path("mine/three.png"),)))
     Path("mine/bad.jpg").write_bytes(b"?")

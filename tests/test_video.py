@@ -3,6 +3,7 @@
 import os
 import signal
 import struct
+import sys
 import time
 import wave
 from collections.abc import Sequence
@@ -17,11 +18,12 @@ from PIL import Image
 from processes import RunningScript
 
 import predict5
+from figures.timeline import caption
 from layouts.parts import EXAMPLES
 from runtime.errors import InputError
 from runtime.images import load_image
 from video.frames import Video
-from video.recorder import display_size
+from video.recorder import Recorder, display_size
 from video.timeline import UNSURE, Smoother, Timeline
 
 RESULTS = Path("results/pretrained/video")
@@ -149,6 +151,38 @@ def test_a_damaged_file_is_predicted_up_to_there(empty: Path, capsys: pytest.Cap
     predict5.main(predict5.Args(video="cut.mkv", fps=5, run="pretrained"))
     assert 5 < len(read_csv(RESULTS / "timeline.csv")) < 20
     assert "frames of" in capsys.readouterr().out
+
+
+def test_a_webcam_is_predicted_until_ctrl_c(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """FFmpeg's endless test pattern stands for a device: it comes as fast as it is asked for."""
+    monkeypatch.setattr("video.frames.CAMERAS", {sys.platform: ("testsrc=size=160x120:rate=30", "lavfi")})
+    add = Recorder.add
+
+    def add_until_fourth(self: Recorder, *arguments: object) -> None:
+        if self.last >= 0 and self.count >= 3:
+            raise KeyboardInterrupt  # before the fourth is recorded
+        add(self, *arguments)
+        self.pending.result()
+
+    monkeypatch.setattr(Recorder, "add", add_until_fourth)
+    predict5.main(predict5.Args(video="0", fps=4))  # ends as it should
+    times = [float(row["seconds"]) for row in read_csv(RESULTS / "timeline.csv")]
+    assert len(times) == 3
+    assert times[0] == 0
+    assert min(np.diff(times)) > 0.1  # a quarter of a second, at most the time of a prediction late
+    assert "3 frames of" in capsys.readouterr().out
+    with av.open(str(RESULTS / "annotated.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 3
+
+
+def test_captions_take_classes_of_any_name() -> None:
+    image = Image.new("RGB", (160, 120), "green")
+    for name in ("a\nb", "\udcff", "走路", "x" * 300, "$_{<b>"):
+        drawn = np.asarray(caption(image, name, [(name, 0.5), ("sit", 0.0)], 61.0))
+        assert (drawn[:60] == (0, 128, 0)).all()
+        assert drawn[60:].max() > 200
 
 
 def test_ctrl_c_closes_the_files(empty: Path) -> None:

@@ -4,7 +4,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -107,8 +106,4 @@ def open_container(source: str) -> "av.container.InputContainer":
 
 def upright(frame: "av.VideoFrame") -> np.ndarray:
     """Pixels (h, w, 3) uint8, turned as the file says: telephones store upright videos lying down."""
-    pixels = frame.to_ndarray(format="rgb24")
-    turns = 0
-    with suppress(AttributeError):  # older versions of PyAV do not tell
-        turns = round(frame.rotation / 90) % 4  # counterclockwise
-    return np.rot90(pixels, turns)
+    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)  # counterclockwise

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from dataset import EvalTransform
+from evaluation.predictions import short_name
 from runtime.files import write_folder
 from runtime.status import Progress, print_between, say
 from runtime.text import shorten, wrap
@@ -41,18 +43,19 @@ def predict_video(predictor: Predictor, source: str, settings: Settings) -> None
     video = Video(source)
     timeline = Timeline(run.classes, settings.threshold, [], [], [])
     stopped = False
-    with write_folder(run.folder / "video") as partial:
-        recorder = Recorder(partial / "annotated.mp4", settings.rate)
+    with write_folder(run.folder / "video") as folder:
+        recorder = Recorder(folder / "annotated.mp4", settings.rate)
         try:
             watch(predictor, video, settings, timeline, recorder)
         except KeyboardInterrupt:
-            if not timeline.times:
-                raise
             stopped = True
         finally:
             recorder.close()
             video.close()
-        write_results(partial, predictor, source, settings, timeline)
+        timeline.cut(recorder.count)  # Ctrl-C may have come before the last frame was recorded
+        if not timeline.times:
+            raise KeyboardInterrupt
+        write_results(folder, predictor, source, settings, timeline)
     tell(run.folder / "video", video, timeline, predictor.title)
     if stopped and not video.live:
         raise KeyboardInterrupt
@@ -72,10 +75,11 @@ def watch(predictor: Predictor, video: Video, settings: Settings, timeline: Time
                 smoothed = smoother(frame.seconds, raw)
                 timeline.add(frame.seconds, raw, smoothed)
                 size = size or display_size(frame.pixels.shape[1], frame.pixels.shape[0])
-                recorder.add(frame.seconds, annotate(frame, size, timeline, settings.top_k))
-                if video.live and timeline.label(-1) != last:
-                    last = timeline.label(-1)
-                    print_between(f"{frame.seconds:7.1f} s  {last} {smoothed.max().item():.2f}")
+                label = timeline.label(-1)
+                recorder.add(frame.seconds, partial(annotate, frame, size, label, top_of(timeline, settings.top_k)))
+                if video.live and label != last:
+                    last = label
+                    print_between(f"{frame.seconds:7.1f} s  {short_name(last)} {smoothed.max().item():.2f}")
             if not video.live:
                 progress.update(len(batch))
 
@@ -97,14 +101,17 @@ def look(frame: Frame, view: EvalTransform) -> torch.Tensor:
     return view(Image.fromarray(frame.pixels))
 
 
-def annotate(frame: Frame, size: tuple[int, int], timeline: Timeline, top_k: int) -> Image.Image:
+def top_of(timeline: Timeline, count: int) -> list[tuple[str, float]]:
+    """The most probable classes of the last frame."""
+    values, indices = timeline.smoothed[-1].topk(min(count, len(timeline.classes)))
+    return [(timeline.classes[k], value) for k, value in zip(indices.tolist(), values.tolist(), strict=True)]
+
+
+def annotate(frame: Frame, size: tuple[int, int], label: str, bars: list[tuple[str, float]]) -> Image.Image:
     from figures.timeline import caption  # with matplotlib, whose font it takes
 
-    values, indices = timeline.smoothed[-1].topk(min(top_k, len(timeline.classes)))
-    names = [timeline.classes[k].replace("_", " ") for k in indices.tolist()]
-    bars = list(zip(names, values.tolist(), strict=True))
     image = Image.fromarray(frame.pixels).resize(size, Image.Resampling.BILINEAR)
-    return caption(image, timeline.label(-1).replace("_", " "), bars, frame.seconds)
+    return caption(image, label, bars, frame.seconds)
 
 
 def write_results(folder: Path, predictor: Predictor, source: str, settings: Settings, timeline: Timeline) -> None:
@@ -133,4 +140,5 @@ def tell(folder: Path, video: Video, timeline: Timeline, title: str) -> None:
 
 def segment_lines(timeline: Timeline) -> Iterator[str]:
     for segment in timeline.segments():
-        yield f"{segment['start']:7.1f} to {segment['end']:5.1f} s  {segment['label']} {segment['probability']:.2f}"
+        when = f"{segment['start']:7.1f} to {segment['end']:5.1f} s"
+        yield f"{when}  {short_name(segment['label'])} {segment['probability']:.2f}"

@@ -1,5 +1,7 @@
 """Writes the annotated video: H.264 in MP4, which browsers play."""
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,15 +13,28 @@ MAX_SIDE = 720  # of the shorter side, pixels
 
 
 class Recorder:
-    """Adds images with their times to a video file; `close` makes it playable."""
+    """Adds images with their times to a video file, in a thread; `close` makes it playable.
+
+    Signals interrupt the main thread alone, so that Ctrl-C never leaves a frame half-written.
+
+    Attributes:
+        count: images in the file.
+    """
 
     def __init__(self, path: Path, rate: float) -> None:
-        self.path, self.rate, self.container, self.stream, self.last = path, rate, None, None, -1
+        self.path, self.rate, self.container, self.stream, self.last, self.count = path, rate, None, None, -1, 0
+        self.thread, self.pending = ThreadPoolExecutor(1), Future()
+        self.pending.set_result(None)
 
-    def add(self, seconds: float, image: Image.Image) -> None:
-        """All images must have the size of the first one."""
+    def add(self, seconds: float, draw: Callable[[], Image.Image]) -> None:
+        """Draws and writes an image while the caller goes on; all must have the size of the first one."""
+        self.pending.result()  # raises what the one before raised
+        self.pending = self.thread.submit(self.write, seconds, draw)
+
+    def write(self, seconds: float, draw: Callable[[], Image.Image]) -> None:
         import av
 
+        image = draw()
         if self.container is None:
             self.container = av.open(str(self.path), "w", format="mp4", options={"movflags": "faststart"})
             codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
@@ -32,12 +47,15 @@ class Recorder:
         self.last = frame.pts = max(self.last + 1, round(seconds * CLOCK))
         frame.time_base = Fraction(1, CLOCK)
         self.container.mux(self.stream.encode(frame))
+        self.count += 1
 
     def close(self) -> None:
+        self.thread.shutdown()
         if self.container is not None:
             self.container.mux(self.stream.encode())
             self.container.close()
             self.container = None
+        self.pending.result()
 
 
 def display_size(width: int, height: int) -> tuple[int, int]:

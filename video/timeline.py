@@ -17,8 +17,8 @@ UNSURE = "not sure"
 class Smoother:
     """Exponential moving average of probabilities (K,) at irregular times, of past frames alone.
 
-    A frame's weight falls by e in `constant` seconds (exponential smoothing; Eckner 2019, "A note on trend and
-    seasonality estimation for unevenly spaced time series", with the previous value held). 0: no smoothing.
+    A frame's weight falls by e in `constant` seconds (Eckner, "Algorithms for Unevenly Spaced Time Series: Moving
+    Averages and Other Rolling Operators"; a value stands for the time since the one before). 0: no smoothing.
     """
 
     def __init__(self, constant: float) -> None:
@@ -54,6 +54,11 @@ class Timeline:
         self.times.append(seconds)
         self.raw.append(raw)
         self.smoothed.append(smoothed)
+
+    def cut(self, count: int) -> None:
+        """Keeps the first frames alone."""
+        for values in (self.times, self.raw, self.smoothed):
+            del values[count:]
 
     def label(self, index: int) -> str:
         """The prediction for a frame, or `UNSURE`."""
