@@ -27,7 +27,7 @@ from runtime.options import PrecisionName, RunOptions, option_name, require_rang
 class Args(RunOptions):
     images: tuple[Path, ...] = field(default=(), metadata={"positional": "IMAGE"})
     """Images or folders to predict. Default: the run's test set."""
-    threshold: float = 0.5
+    threshold: float = field(default=0.5, metadata={"aliases": ["--unsure"]})
     """With images: the prediction is "not sure" where the highest probability is below this, 0 to 1."""
     top_k: int = 3
     """With images: how many classes to show."""
@@ -94,6 +94,7 @@ from typing import Any
 from torch import Tensor
 
 from dataset import Sample
+from evaluation.metrics import headline
 from evaluation.predictions import prediction_rows, short_name
 from evaluation.summary import print_metrics
 from layouts.parts import describe_left_out
@@ -103,7 +104,7 @@ from runtime.files import write_csv, write_folder, write_json
 from runtime.images import file_names, image_files, is_image_name
 from runtime.status import say
 from runtime.text import printable, wrap
-from splits.scan import check_images, group_duplicates
+from splits.scan import check_images
 from training.predictor import Predictor
 from training.trained_run import load_run
 
@@ -249,7 +250,7 @@ def evaluate(predictor: Predictor, args: Args) -> None:
     with distributed.main_process_first():
         samples = run.samples("test")
         if record["arguments"].get("ignore_duplicates"):
-            duplicated = have_duplicates_in_training(predictor, samples)
+            duplicated = run.have_duplicates_in_training(samples)
     logits, targets = predictor(samples)
     unlabelled, unlabelled_logits = [], None
     if data.test and not data.test_is_labelled:
@@ -259,7 +260,10 @@ def evaluate(predictor: Predictor, args: Args) -> None:
         return
     for stale in (folder / name for name in OPTIONAL):
         stale.unlink(missing_ok=True)
-    report = EvaluationReport(folder, predictor.title, samples, run.classes, logits, targets, temperature)
+    groups = run.groups(samples)
+    report = EvaluationReport(
+        folder, predictor.title, samples, run.classes, logits, targets, temperature, groups=groups
+    )
     about = {key: record[key] for key in ("dataset", "weights", "weights_sha256", "epoch", "seed")}
     if duplicated:
         about["copies"] = report.by_duplicates(duplicated)
@@ -275,22 +279,13 @@ def evaluate(predictor: Predictor, args: Args) -> None:
 
         write_test_report(run, report, values, test_command(args, run.name))
     say(wrap(f"written: {folder}/: {' '.join(sorted(path.name for path in folder.glob('[!.]*')))}"))
-    print(f"{predictor.title}: test accuracy {values['accuracy']:.4f} on {values['n']} images")
+    print(f"{predictor.title}: test {headline(values, report.uneven)} on {values['n']} images")
 
 
 def test_command(args: Args, run: str) -> list[str]:
     """The command line that repeats a test."""
     words = ["python", "predict5.py", *same_run(replace(args, run=run)), *(["--tta"] if args.tta else [])]
     return [shlex.join(words)]
-
-
-def have_duplicates_in_training(predictor: Predictor, samples: Sequence[Sample]) -> list[bool]:
-    """Whether a duplicate of each of these images was in the run's training set."""
-    both = [*samples, *predictor.run.samples("train")]
-    scans = check_images(both, predictor.run.cache / "scans.json", skip_bad=False)
-    groups = group_duplicates([scans[sample.name] for sample in both]).tolist()
-    in_training = set(groups[len(samples) :])
-    return [group in in_training for group in groups[: len(samples)]]
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from typing import Any
 
 import torch
 
+from dataset import class_counts
+from evaluation.metrics import headline, is_uneven
 from features.pca import full_state
 from layers.distributed_norm import synchronise
 from model import ActionNet, build_model
@@ -188,7 +190,8 @@ def finish(run: PreparedRun, state: TrainState) -> None:
     print("  seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in run.seconds.items()))
     names = sorted(path.name for path in run.folder.glob("[!.]*.*"))
     say(wrap(f"written: {run.folder}/: {' '.join(names)}"))
-    print(f"{run.data.name}, {run.weights.name}: validation accuracy {best['val']['accuracy']:.4f} ({run.folder})")
+    uneven = is_uneven(class_counts(run.split.val).values())
+    print(f"{run.data.name}, {run.weights.name}: validation {headline(best['val'], uneven)} ({run.folder})")
 
 
 if __name__ == "__main__":

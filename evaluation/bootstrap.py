@@ -12,16 +12,23 @@ RESAMPLES = 1000
 LEVEL = 0.95
 
 
-def bootstrap_intervals(logits: Tensor, targets: Tensor, classes: Sequence[str], seed: int = 0) -> dict[str, Any]:
+def bootstrap_intervals(
+    logits: Tensor, targets: Tensor, classes: Sequence[str], groups: np.ndarray | None = None, seed: int = 0
+) -> dict[str, Any]:
     """95 % intervals of `metrics.report`: its keys, each with the low and the high end.
 
     Percentiles over 1,000 resamples of the test images (Efron & Tibshirani 1993, chapter 13). They cover the choice of
     test images, not that of the training. A class counts in the resamples that contain it; its ends are None where the
     test set does not.
+
+    Args:
+        groups: (N,) number of each image's group. Images of a group resemble each other, so that whole groups are drawn
+            (the cluster bootstrap; Field & Welsh 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x).
     """
-    images = len(targets)
-    drawn = np.random.default_rng(seed).integers(images, size=(RESAMPLES, images))
-    times = np.stack([np.bincount(rows, minlength=images) for rows in drawn])  # how often each image was drawn
+    numbers = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = int(numbers.max()) + 1
+    drawn = np.random.default_rng(seed).integers(units, size=(RESAMPLES, units))
+    times = np.stack([np.bincount(rows, minlength=units)[numbers] for rows in drawn])  # how often each image was drawn
     values = report_of(times.astype(float) @ image_terms(logits, targets), classes)
     rows = values.pop("per_class")
     return ends(values) | {"per_class": {name: ends(row) for name, row in rows.items()}}

@@ -3,7 +3,7 @@
 All of them follow from sums over images, so that a bootstrap resamples sums instead of images (`evaluation.bootstrap`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 TOP = 5
+UNEVEN = 2  # largest by smallest class, from which macro averages come first
 
 
 def image_terms(logits: Tensor, targets: Tensor) -> np.ndarray:
@@ -71,9 +72,21 @@ def report(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> dict[str,
 
 
 def summarise(logits: Tensor, targets: Tensor) -> dict[str, float]:
-    """Mean cross-entropy (nats), accuracy, and precision, recall and F1 weighted by class size (0..1)."""
+    """Mean cross-entropy (nats), accuracy, precision, recall and F1 weighted by class size, and macro F1 (0..1)."""
     values = report(logits, targets, range(logits.shape[1]))
-    return {key: values[key] for key in ("loss", "accuracy", "precision", "recall", "f1")}
+    return {key: values[key] for key in ("loss", "accuracy", "precision", "recall", "f1", "macro_f1")}
+
+
+def is_uneven(counts: Iterable[int]) -> bool:
+    """Whether classes of so many images differ so much that the largest ones decide accuracy and weighted averages."""
+    present = [count for count in counts if count]
+    return max(present) >= UNEVEN * min(present)
+
+
+def headline(values: dict[str, Any], uneven: bool) -> str:
+    """The metrics that stand for a result: accuracy, and before it macro F1 where classes are uneven."""
+    macro = f"macro F1 {values['macro_f1']:.4f}, " if uneven else ""
+    return f"{macro}accuracy {values['accuracy']:.4f}"
 
 
 def confusion_matrix(logits: Tensor, targets: Tensor, num_classes: int) -> np.ndarray:

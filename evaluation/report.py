@@ -17,7 +17,7 @@ from evaluation.calibration import (
     confused_pairs,
     suspected_label_errors,
 )
-from evaluation.metrics import confusion_matrix, report, summarise
+from evaluation.metrics import confusion_matrix, is_uneven, report, summarise
 from evaluation.predictions import prediction_rows
 from figures import calibration as calibration_figures
 from figures import curves
@@ -44,6 +44,8 @@ class EvaluationReport:
         logits: (N, K), before temperature scaling; targets: (N,).
         temperature: divides logits to make calibrated probabilities.
         is_test_set: of a run; its images go by their number (--index), others by their file names.
+        groups: number of the group of each image where a split kept groups together (--group): intervals are then over
+            groups.
     """
 
     folder: Path
@@ -54,6 +56,11 @@ class EvaluationReport:
     targets: Tensor
     temperature: float
     is_test_set: bool = True
+    groups: np.ndarray | None = None
+
+    @property
+    def uneven(self) -> bool:
+        return is_uneven(self.targets.bincount().tolist())
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -91,7 +98,9 @@ class EvaluationReport:
         """
         logits = self.logits / self.temperature
         values = report(logits, self.targets, self.classes)
-        values["intervals"] = bootstrap_intervals(logits, self.targets, self.classes)
+        values["intervals"] = bootstrap_intervals(logits, self.targets, self.classes, self.groups)
+        if self.groups is not None:
+            values["groups"] = len(np.unique(self.groups))
         values |= self.write_calibration()
         values |= {"confused_pairs": self.write_confused_pairs(), "label_issues": self.write_label_errors()} | about
         write_json(self.folder / "metrics.json", values)
@@ -175,10 +184,13 @@ class EvaluationReport:
 
     def draw(self, values: dict[str, Any], seed: int) -> None:
         """Draws the confusion matrix, random sample predictions and the most confident mistakes."""
-        low, high = values["intervals"]["accuracy"]
-        what = "test accuracy" if self.is_test_set else "accuracy"
-        accuracy = f"{what} {values['accuracy']:.1%} ({low:.1%} to {high:.1%}) on {values['n']} images"
-        curves.confusion(self.counts, self.classes, f"{self.title}\n{accuracy}", self.folder / "conf_matrix.png")
+        shown = {"macro_f1": "macro F1", "accuracy": "accuracy"} if self.uneven else {"accuracy": "accuracy"}
+        texts = [
+            f"{name} {values[key]:.1%} ({' to '.join(f'{end:.1%}' for end in values['intervals'][key])})"
+            for key, name in shown.items()
+        ]
+        metrics = f"{'test ' * self.is_test_set}{', '.join(texts)} on {values['n']} images"
+        curves.confusion(self.counts, self.classes, f"{self.title}\n{metrics}", self.folder / "conf_matrix.png")
         chosen = np.random.default_rng(seed).permutation(len(self.rows)).tolist()
         first, more = [], []  # an image of each class comes before a second one of any
         for row in (self.rows[index] for index in chosen):

@@ -2,16 +2,22 @@
 
 from typing import Any
 
+from evaluation.metrics import is_uneven
 from evaluation.predictions import class_lines, short_name
 
 
 def print_metrics(values: dict[str, Any], what: str = "test set") -> None:
     """Prints the content of `metrics.json`."""
-    print(f"\n{what}: {values['n']} images; in brackets, 95 % bootstrap intervals over test images")
+    over = f"{values['groups']} groups of images" if "groups" in values else "test images"
+    print(f"\n{what}: {values['n']} images; in brackets, 95 % bootstrap intervals over {over}")
     calibration = values["calibration"]
-    for key in ("accuracy", "top5_accuracy", "loss", "precision", "recall", "f1"):
+    counts = [row["n"] for row in values["per_class"].values()]
+    macro = ("macro_f1", "macro_precision", "macro_recall") if is_uneven(counts) else ()
+    if macro:
+        print(f"  classes of {min(counts)} to {max(counts)} images: first the macro averages, where each counts alike")
+    for key in (*macro, "accuracy", "top5_accuracy", "loss", "precision", "recall", "f1"):
         low, high = values["intervals"][key]
-        more = f"   macro {values[f'macro_{key}']:.4f}" if f"macro_{key}" in values else ""
+        more = f"   macro {values[f'macro_{key}']:.4f}" if f"macro_{key}" in values and not macro else ""
         name = key
         if key == "loss":
             name, more = "calibrated loss", f"   raw {calibration['loss_uncalibrated']:.4f}"

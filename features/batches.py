@@ -10,6 +10,13 @@ from features.cache import FeatureStore
 from runtime import distributed
 
 
+def epoch_order(count: int, generator: torch.Generator, shares: Tensor | None = None) -> Tensor:
+    """Positions (N,) of an epoch's `count` images: each once, or with `shares` (N,) drawn that often on average."""
+    if shares is None:
+        return torch.randperm(count, generator=generator)
+    return torch.multinomial(shares, count, replacement=True, generator=generator)
+
+
 def feature_batches(
     stores: Sequence[FeatureStore],
     digests: Sequence[str],
@@ -18,6 +25,7 @@ def feature_batches(
     generator: torch.Generator | None = None,
     low_res: int = 0,
     dtype: torch.dtype = torch.float32,
+    shares: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields this process's shard of each batch: feature maps (B, C, h, w), channels last, and targets (B,).
 
@@ -27,11 +35,12 @@ def feature_batches(
 
     Args:
         low_res: > 0: side to which full maps are average-pooled instead of being cropped.
+        shares: with a generator, how often to draw each image (see `epoch_order`).
     """
     labels = torch.tensor(targets)
     count, device = len(digests), stores[0].device
     side = low_res or (stores[0].side if generator is None else min(store.side for store in stores))
-    order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+    order = torch.arange(count) if generator is None else epoch_order(count, generator, shares)
     for batch in order.split(batch_size):
         own, size = distributed.shard(len(batch)), len(batch)
         views, mirrored = torch.zeros(size, dtype=torch.long), torch.zeros(size, dtype=torch.bool)

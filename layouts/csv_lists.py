@@ -33,9 +33,7 @@ def read_csv(path: Path, folder: Path, may_lack_labels: bool, skip_missing: bool
         if need_labels and not label:
             raise InputError(f"{where}: {value} has an empty label")
         given = relative_name(value, folder, where)
-        first, _, rest = given.partition("/")
-        candidates = [given, *([rest] if rest and first.lower() == folder.name.lower() else [])]
-        name = next((f"{folder.name}/{name}" for name in candidates if os.path.isfile(f"{folder}/{name}")), None)
+        name = find_file(given, folder)
         if name is None:
             missing.append(f"{folder / given} (row {line})")
             continue
@@ -49,6 +47,18 @@ def read_csv(path: Path, folder: Path, may_lack_labels: bool, skip_missing: bool
     if may_lack_labels and len(rows) > 1 and len({label for _, label in rows} - {None}) == 1:
         raise InputError(f"{path}: every row has the label {rows[0][1]!r}, a stand-in; delete the column")
     return rows, missing
+
+
+def find_file(given: str, folder: Path) -> str | None:
+    """The name of an image that a CSV lists, relative to the folder above `folder`; None where there is no such file.
+
+    Args:
+        given: relative to `folder`, or with that folder's name in front.
+    """
+    given = posixpath.normpath(given.replace("\\", "/"))
+    first, _, rest = given.partition("/")
+    candidates = [given, *([rest] if rest and first.lower() == folder.name.lower() else [])]
+    return next((f"{folder.name}/{name}" for name in candidates if os.path.isfile(f"{folder}/{name}")), None)
 
 
 def relative_name(value: str, folder: Path, where: str) -> str:

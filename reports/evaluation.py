@@ -57,6 +57,7 @@ def write_test_report(run: TrainedRun, report: EvaluationReport, values: dict[st
         suspected=shown(suspected), label_probability=label_probabilities(report), mistakes=shown(mistakes),
         cells=filled, matrix=matrix(report, filled), figure=embed(report.folder / "conf_matrix.png"),
         calibration=embed(report.folder / "trust.png"), tta=report.folder.name.endswith("tta"),
+        uneven=report.uneven,
     )  # fmt: skip
     return path
 

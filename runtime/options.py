@@ -1,5 +1,6 @@
 """Options that several scripts share, their choices, and checks of their values."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,9 +10,9 @@ from runtime.errors import InputError
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 KernelView = Literal["strongest", "norm", "mean", "first"]
 GROUPS = {  # headings of --help; options in none of them matter most and come first
-    "data": ("val_share", "seed", "ignore_duplicates", "skip_bad"),
+    "data": ("val_share", "seed", "ignore_duplicates", "group", "skip_bad"),
     "model": ("weights", "backbone", "unfreeze", "head", "snapshots"),
-    "training": (),  # the numbers of the recipe
+    "training": ("balance",),  # and the numbers of the recipe
     "video": ("video", "fps", "smooth"),
     "trackers": ("tensorboard", "wandb"),
     "hardware": ("device", "precision", "batch_size", "workers"),
@@ -57,6 +58,19 @@ def same_run(options: RunOptions) -> list[str]:
 def option_name(field: str) -> str:
     """`low_res` to `--low-res`."""
     return f"--{field.replace('_', '-')}"
+
+
+def group_pattern(text: str) -> re.Pattern | None:
+    """The pattern that --group gives; None where that is the name of a column, which has no brackets."""
+    if "(" not in text:
+        return None
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise InputError(f"--group {text}: is no regular expression ({error}); fix it") from error
+    if not pattern.groups:
+        raise InputError(f'--group {text}: put brackets around what names the group, as in "(clip_\\d+)_"')
+    return pattern
 
 
 def require_range(field: str, value: float | None, low: float, high: float | None = None) -> None:

@@ -16,7 +16,7 @@ TEST_SHARE = 0.15  # of the labelled images, where the dataset has no labelled t
 
 @dataclass
 class Split:
-    """Samples of each part; `left_out`: images that are duplicates of images in a given validation or test set."""
+    """Samples of each part; `left_out`: those in a group with images of a given validation or test set."""
 
     train: list[Sample]
     val: list[Sample]
@@ -31,10 +31,11 @@ class Split:
 def split_data(data: ActionData, groups: Sequence[int], seed: int, val_share: float = 0.2) -> Split:
     """Keeps a dataset's own validation set and labelled test set; holds out those that it lacks.
 
-    Duplicates of test images are left out of validation and training, those of validation images out of training.
+    What is in a group with test images is left out of validation and training, with validation images out of training.
 
     Args:
-        groups: group number of each image in `data.labelled`; duplicates share one (see `scan.group_duplicates`).
+        groups: group number of each image in `data.labelled`; duplicates share one (see `scan.group_duplicates`), and
+            images of one of `--group`'s groups (see `groups.join_groups`).
         val_share: validation's share of the images outside the test part, which does not depend on it.
 
     Raises: InputError naming the class that is too small.
@@ -63,7 +64,8 @@ def explain_too_small(data: ActionData, classes: Sequence[str], group_of: dict[s
         images = [sample.name for sample in data.train if sample.label == name]
         different = len({group_of[image] for image in images})
         duplicates = duplicates or different < len(images)
-        texts.append(f"{name!r} ({len(images)}{f', {different} different' if different < len(images) else ''})")
+        together = f" in {different} group{'s' * (different > 1)}" if different < len(images) else ""
+        texts.append(f"{name!r} ({len(images)}{together})")
     apart = ", or split duplicates and similar images apart with --ignore-duplicates" if duplicates else ""
     return (
         f"{len(classes)} of {len(data.classes)} classes are too small to split, with so many training images: "
@@ -78,7 +80,7 @@ def listed(texts: Sequence[str]) -> str:
 def without_duplicates(
     data: ActionData, samples: list[Sample], given: Sequence[Sample], group_of: dict[str, int]
 ) -> tuple[list[Sample], list[Sample]]:
-    """Divides samples into those that have no duplicate in a given part, and the others.
+    """Divides samples into those that share no group with a given part, and the others.
 
     Raises: InputError where a class of the dataset would have none of its images left.
     """
@@ -92,7 +94,8 @@ def without_duplicates(
         texts = [f"{name!r} ({counts[name]})" for name in sorted(gone)]
         raise InputError(
             f"{data.root}: all images of {listed(texts)} in {first.name.split('/')[0]}/ have duplicates in "
-            f"{places}; remove them from one of the two (prepare_data.py --check names them)"
+            f"{places}, or are in a group with images there; remove them from one of the two (prepare_data.py --check "
+            "names duplicates)"
         )
     return kept, left_out
 
@@ -102,7 +105,7 @@ def hold_out(
 ) -> tuple[list[Sample], list[Sample]]:
     """Holds out `share` of each class, whole groups only. Returns (kept, held out), both in the given order.
 
-    A group counts for the class of its first member. A class of few groups may be all kept or all held out.
+    A group counts for the class of its first member. A class of a single group may be all kept or all held out.
     """
     members = defaultdict(list)
     for sample in samples:
@@ -119,8 +122,25 @@ def hold_out(
             if count + len(members[group]) <= quota:
                 held_out.add(group)
                 count += len(members[group])
+    held_out |= smallest_groups(members, held_out)
     kept = [sample for sample in samples if group_of[sample.name] not in held_out]
     return kept, [sample for sample in samples if group_of[sample.name] in held_out]
+
+
+def smallest_groups(members: dict[int, list[Sample]], held_out: set[int]) -> set[int]:
+    """The smallest group of each class that has none held out, unless a class would keep none."""
+    labels = {group: {sample.label for sample in samples} for group, samples in members.items()}
+    kept = Counter(label for group, names in labels.items() if group not in held_out for label in names)
+    found: set[int] = set()
+    for name in sorted(set(kept) - {label for group in held_out for label in labels[group]}):
+        if any(name in labels[group] for group in found):
+            continue
+        own = [group for group, names in labels.items() if name in names and all(kept[label] > 1 for label in names)]
+        if own:
+            smallest = min(own, key=lambda group: len(members[group]))
+            found.add(smallest)
+            kept -= Counter(labels[smallest])
+    return found
 
 
 def describe(split: Split, data: ActionData) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dataset import EvalTransform, Sample, TrainTransform, Transform
-from features.batches import feature_batches
+from features.batches import epoch_order, feature_batches
 from features.cache import FeatureStore
 from features.decode import ImageReader
 from model import ActionNet
@@ -19,6 +19,20 @@ from runtime import distributed
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Forward = Callable[[Tensor], Tensor]
+
+
+def class_weights(targets: Tensor, classes: int) -> Tensor:
+    """Weights (K,) that make all classes count alike, N / (K n), for targets (N,) of which n are of the class.
+
+    Their mean over the targets is 1 (King & Zeng 2001, "Logistic Regression in Rare Events Data"; scikit-learn's
+    "balanced").
+    """
+    return len(targets) / (classes * torch.bincount(targets, minlength=classes).clamp(min=1)).float()
+
+
+def sampling_shares(targets: Tensor, classes: int) -> Tensor:
+    """How often to draw each of the images (N,), relative to the others, for all classes to be drawn alike."""
+    return class_weights(targets, classes)[targets]
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -41,10 +55,13 @@ class CachedSource:
         low_res_epochs: int,
         seed: int,
         dtype: torch.dtype,
+        balanced: bool = False,
     ) -> None:
         self.dtype = dtype
         self.forward, self.stores, self.batch_size, self.seed = model.from_features, stores, batch_size, seed
         self.train_rows, self.val_rows = train, val  # digests and class indices
+        self.targets = torch.tensor(train[1])
+        self.shares = sampling_shares(self.targets, model.fc.out_features) if balanced else None
         self.low_res_epochs = low_res_epochs
         self.low_res_side = max(2, (min(store.side for store in stores) + 1) // 2)
 
@@ -58,7 +75,8 @@ class CachedSource:
     def train(self, epoch: int) -> Batches:
         generator = epoch_generator(self.seed, epoch)
         low_res = self.low_res_side if epoch <= self.low_res_epochs else 0
-        return feature_batches(self.stores, *self.train_rows, self.batch_size, generator, low_res, self.dtype)
+        options = (self.batch_size, generator, low_res, self.dtype, self.shares)
+        return feature_batches(self.stores, *self.train_rows, *options)
 
     def val(self) -> Batches:
         return feature_batches(self.stores, *self.val_rows, self.batch_size, dtype=self.dtype)
@@ -77,10 +95,13 @@ class ImageSource:
         batch_size: int,
         reader: ImageReader,
         seed: int,
+        balanced: bool = False,
     ) -> None:
         self.forward, self.seed, self.batch_size, self.reader = model, seed, batch_size, reader
         self.train_samples, self.val_samples, self.transform = list(train), list(val), transform
         self.index = {name: position for position, name in enumerate(classes)}
+        self.targets = torch.tensor([self.index[sample.label] for sample in train])
+        self.shares = sampling_shares(self.targets, len(classes)) if balanced else None
 
     def __len__(self) -> int:
         return len(self.train_samples)
@@ -91,7 +112,7 @@ class ImageSource:
 
     def train(self, epoch: int) -> Batches:
         generator = epoch_generator(self.seed, epoch)
-        order = torch.randperm(len(self), generator=generator)
+        order = epoch_order(len(self), generator, self.shares)
         seeds = torch.randint(2**62, (len(self),), generator=generator).tolist()  # of crops and flips
         return self.batches(self.train_samples, self.transform, order, seeds)
 

@@ -20,7 +20,7 @@ from runtime import distributed
 from runtime.device import autocast, release_freed_memory
 from runtime.errors import InputError
 from runtime.status import Progress
-from training.feeds import Batches, CachedSource, Forward, ImageSource
+from training.feeds import Batches, CachedSource, Forward, ImageSource, class_weights
 from training.recipe import Recipe
 
 RELEASE_EVERY = 4  # batches after which freed memory returns to the system; kept for longer it fragments and grows
@@ -81,6 +81,8 @@ def fit(
     """
     trained = [parameter for group in model.trained_parameters() for parameter in group]
     forward = distributed.data_parallel(trained, source.forward)
+    by_class = recipe.balance == "loss"
+    weights = class_weights(source.targets, model.fc.out_features).to(device) if by_class else None
     for epoch in range(len(state.history) + 1, epochs + 1):
         best = best_epoch(state.history)
         if (
@@ -95,7 +97,8 @@ def fit(
         model.train()
         label, processes = f"epoch {epoch} of {epochs}", distributed.world_size()
         batches = with_progress(to_device(source.train(epoch), device), label, len(source) // processes)
-        train = train_epoch(forward, batches, state, recipe, device, dtype, np.random.default_rng((seed, epoch)))
+        rng = np.random.default_rng((seed, epoch))
+        train = train_epoch(forward, batches, state, recipe, device, dtype, rng, weights)
         model.eval()
         batches = with_progress(to_device(source.val(), device), f"{label}, validation", source.val_images // processes)
         logits, targets = predict(source.forward, batches, model.fc.out_features, device, dtype)
@@ -157,6 +160,12 @@ def with_progress(batches: Batches, label: str, images: int, leave: bool = False
             progress.update(len(targets))
 
 
+def row_losses(logits: Tensor, targets: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
+    """Cross-entropy (B,), times the weight of each row's class where there are `weights` (K,)."""
+    losses = cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+    return losses if weights is None else losses * weights[targets]
+
+
 def train_epoch(
     forward: Forward,
     batches: Batches,
@@ -165,8 +174,12 @@ def train_epoch(
     device: torch.device,
     dtype: torch.dtype,
     rng: np.random.Generator,
+    weights: Tensor | None = None,
 ) -> dict[str, float]:
     """Trains on every batch once.
+
+    Args:
+        weights: (K,) of the classes in the loss.
 
     Returns: `evaluation.metrics.summarise` of the logits seen in training (augmented, mixed, with dropout) against
         each row's own label, without label smoothing, so that the loss compares with that of validation.
@@ -179,10 +192,9 @@ def train_epoch(
         with autocast(device, dtype):
             logits = forward(inputs)  # (B, K)
         logits = logits.float()
-        losses = share * cross_entropy(logits, targets, reduction="none", label_smoothing=recipe.label_smoothing)
+        losses = share * row_losses(logits, targets, recipe.label_smoothing, weights)
         if share < 1:
-            partner = cross_entropy(logits, targets[partners], reduction="none", label_smoothing=recipe.label_smoothing)
-            losses = losses + (1 - share) * partner
+            losses = losses + (1 - share) * row_losses(logits, targets[partners], recipe.label_smoothing, weights)
         # The mean over the rows of all processes, whose gradients DistributedDataParallel averages.
         loss = losses.sum() * distributed.world_size() / distributed.row_offset(len(losses))[1]
         state.optimizer.zero_grad(set_to_none=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from backbones.names import RESNET, STRIDE
 from runtime.errors import InputError
-from runtime.options import PrecisionName, RunOptions, option_name, require_range
+from runtime.options import PrecisionName, RunOptions, group_pattern, option_name, require_range
 from training.recipe import (
     FINETUNE_IMAGE_SIZE,
     FINETUNE_VAL_SHARE,
@@ -26,7 +26,7 @@ from training.recipe import (
 ALLOWED_WITH_RESUME = {"data", "cache", "results", "run", "resume", "device", "workers", "no_report"}
 SHARED_WITH_HEAD = (
     "data", "cache", "results", "device", "workers", "weights", "image_size", "seed", "val_share", "ignore_duplicates",
-    "skip_bad", "precision", "no_report", "tensorboard", "wandb",
+    "group", "balance", "skip_bad", "precision", "no_report", "tensorboard", "wandb",
 )  # fmt: skip
 PLACES = {  # say nothing about a network
     "run", "data", "device", "cache", "results", "workers", "resume", "no_report", "tensorboard", "wandb",
@@ -72,6 +72,11 @@ class Args(RecipeOptions, RunOptions):
     """Keep what is trained after every epoch (the head: 21 MB), for `visualize_activations.py --training`."""
     ignore_duplicates: bool = field(default=False, metadata={"aliases": ["--ignore-copies"]})
     """Split as if no image had duplicates; predict5.py then reports the effect of the leakage."""
+    group: str = ""
+    """Keep images of one group (a person, a video) in one part of the split. The group is a column of the CSV, or what
+    the brackets of a pattern enclose in image names, as "(clip_\\d+)_"."""
+    balance: Literal["none", "sampling", "loss"] = "none"
+    """Let all classes count alike in training: draw images of rare classes more often, or weight their losses."""
     skip_bad: bool = False
     """Leave unreadable images out instead of stopping."""
     precision: PrecisionName = "auto"
@@ -101,6 +106,7 @@ class Args(RecipeOptions, RunOptions):
         cached = self.recipe == "default" and self.views != 0
         if self.precision == "int8" and not cached:
             raise InputError("--precision int8 needs cached features: give --recipe default, --views 1 or more")
+        group_pattern(self.group)
         if self.val_share is not None and not 0 < self.val_share < 1:
             raise InputError(f"--val-share {self.val_share}: must be between 0 and 1")
         require_range("seed", self.seed, 0)
@@ -142,7 +148,7 @@ class Args(RecipeOptions, RunOptions):
         recipe = make_recipe(self.recipe, self, self.unfreeze, projection, low_res=not on_gpu)
         if images < MANY_IMAGES and self.patience is None:
             recipe = replace(recipe, patience=0)  # over few validation images, a minimum may be chance
-        return recipe, self.epochs or default_epochs(self.recipe, images)
+        return replace(recipe, balance=self.balance), self.epochs or default_epochs(self.recipe, images)
 
     def stored(self, recipe: Recipe, epochs: int, precision: str) -> dict[str, Any]:
         """Plain values for the checkpoint: with what was resolved, whatever later defaults are."""

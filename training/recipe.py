@@ -67,6 +67,7 @@ class Recipe:
         f"fewer than {MANY_IMAGES:,} training images.",
     )
 
+    balance: str = "none"  # or "sampling", "loss"
     min_crop: float = 0.08  # smallest area of fresh random crops, as a fraction of the image's
 
     def low_res_epochs(self, epochs: int) -> int:

@@ -23,6 +23,7 @@ from runtime.status import say
 from runtime.text import wrap
 from runtime.version import commit
 from sample.build import ensure_sample
+from splits.groups import group_names, join_groups
 from splits.scan import check_images, group_duplicates
 from splits.split import Split, describe, split_data
 from training import checkpoint
@@ -39,6 +40,7 @@ class PreparedRun:
     Attributes:
         args: as given, or with --resume the interrupted run's own.
         interrupted: with --resume, the record of the interrupted run (keys of `best.json`); else empty.
+        groups: with --group, the group of each image that has one, by the image's name.
         digests: by part of the split, file names and the SHA-256 of the files.
         in_memory: whether a GPU's memory holds all feature maps.
         seconds: by phase; grows while the run goes on.
@@ -52,6 +54,7 @@ class PreparedRun:
     folder: Path
     data: ActionData
     split: Split
+    groups: dict[str, str]
     digests: checkpoint.SplitDigests
     weights: BackboneWeights
     device: torch.device
@@ -94,9 +97,10 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
     args.check()
     args, interrupted = find_interrupted(args) if args.resume else (args, {})
     seconds: dict[str, float] = {}
-    if args.head and args.val_share is None:  # the same split as that run's
-        run = checkpoint.find_run(args.results, args.head, option="--head")
-        args = replace(args, val_share=checkpoint.read_record(run)["arguments"]["val_share"])
+    if args.head:  # the same split as that run's
+        own = checkpoint.read_record(checkpoint.find_run(args.results, args.head, option="--head"))["arguments"]
+        share = own["val_share"] if args.val_share is None else args.val_share
+        args = replace(args, val_share=share, group=args.group or own.get("group", ""))
     args = args.resolve()
     folder, size = run_folder(args, started), args.image_size
     data = find_data(args, seconds)
@@ -107,10 +111,13 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
         data.train = [sample for sample in data.train if sample.name in scans]
         data.val = [sample for sample in data.val if sample.name in scans]
         data.test = [sample for sample in data.test if sample.name in scans or sample.label is None]
-        groups = range(len(data.labelled))
+        numbers = range(len(data.labelled))
         if not args.ignore_duplicates:
-            groups = group_duplicates([scans[sample.name] for sample in data.labelled])
-        split = split_data(data, groups, args.seed, args.val_share)
+            numbers = group_duplicates([scans[sample.name] for sample in data.labelled])
+        groups = find_groups(data, args.group)
+        if groups:
+            numbers = join_groups(numbers, [groups.get(sample.name) for sample in data.labelled])
+        split = split_data(data, numbers, args.seed, args.val_share)
     in_memory = holds_features(device, args, len(split.train), len(split.val))
     recipe, epochs = args.resolve_recipe(len(split.train), in_memory)
     int8_possible = recipe.views > 0 and args.backbone == RESNET  # others are unmeasured
@@ -121,8 +128,8 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
     processes = f" x {distributed.world_size()}" if distributed.world_size() > 1 else ""
     say(wrap(f"weights: {weights.name}, {precision.backbone}; {device.type}{processes}; run: {folder}"))
     return PreparedRun(
-        args, interrupted, recipe, epochs, size, folder, data, split, digests, weights, device, precision, in_memory,
-        seconds,
+        args, interrupted, recipe, epochs, size, folder, data, split, groups, digests, weights, device, precision,
+        in_memory, seconds,
     )  # fmt: skip
 
 
@@ -160,6 +167,17 @@ def find_data(args: Args, seconds: dict[str, float]) -> ActionData:
     return data
 
 
+def find_groups(data: ActionData, option: str) -> dict[str, str]:
+    """`group_names` of --group, about which it prints a line; empty without the option."""
+    if not option:
+        return {}
+    groups = group_names(data, option)
+    alone = len(data.labelled) - len(groups)
+    rest = f", {alone} in none" if alone else ""
+    say(f"--group {option}: {len(groups)} images in {len(set(groups.values()))} groups{rest}")
+    return groups
+
+
 def find_weights(args: Args, size: int) -> BackboneWeights:
     if args.backbone != RESNET:
         from backbones.timm_torchvision import load_library_weights  # takes seconds to import
@@ -189,7 +207,8 @@ def open_folder(run: PreparedRun) -> None:
             run.folder.mkdir(parents=True, exist_ok=bool(run.args.run))  # runs started in one second share a name
         except FileExistsError:
             raise InputError(f"--run {run.folder.name}: just taken by another run; give another name") from None
-        write_json(path, run.split.names())
+        groups = {"group": run.args.group, "groups": run.groups} if run.groups else {}
+        write_json(path, run.split.names() | groups)
         return
     stored = checkpoint.read_checkpoint(run.folder / checkpoint.LAST, torch.device("cpu"))
     if stored["split"] != run.digests:

@@ -40,9 +40,10 @@ def prepare_source(run: PreparedRun, model: ActionNet) -> PreparedSource:
     """Builds the batch source, and with it the feature cache; brings the head to projected channels."""
     args, split, classes, recipe = run.args, run.split, run.data.classes, run.recipe
     reader = ImageReader(run.device, pick_workers(run.device, args.workers))
+    balanced = recipe.balance == "sampling"
     if recipe.views == 0:
         transform = TrainTransform(run.image_size, recipe.min_crop)
-        options = (transform, recipe.batch_size, reader, args.seed)
+        options = (transform, recipe.batch_size, reader, args.seed, balanced)
         return PreparedSource(ImageSource(model, split.train, split.val, classes, *options), run.precision.backbone)
     spec = FeatureSpec(run.weights.sha256, args.unfreeze, dataset_digest(run.digests), run.image_size)
     int8 = find_int8(args.cache, run.interrupted["precision"]) if run.interrupted else None
@@ -62,7 +63,8 @@ def prepare_source(run: PreparedRun, model: ActionNet) -> PreparedSource:
         for part, samples in (("train", split.train), ("val", split.val))
     ]
     low_res_epochs = recipe.low_res_epochs(run.epochs)
-    batches = CachedSource(model, stores, *rows, recipe.batch_size, low_res_epochs, args.seed, run.precision.head)
+    options = (recipe.batch_size, low_res_epochs, args.seed, run.precision.head, balanced)
+    batches = CachedSource(model, stores, *rows, *options)
     return PreparedSource(batches, arithmetic, name, basis, tuple(store.folder.name for store in stores))
 
 

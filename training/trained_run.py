@@ -21,6 +21,8 @@ from runtime.options import RunOptions
 from runtime.status import say
 from runtime.text import wrap
 from sample.build import NAME as SAMPLE_NAME
+from splits.groups import group_names, join_groups
+from splits.scan import check_images, group_duplicates
 from training import checkpoint
 
 
@@ -101,6 +103,22 @@ class TrainedRun:
         digests = self.split[part]
         words = {"train": "training", "val": "validation"}.get(part, part)
         return find_split_images(self.dataset, names or digests, digests, self.classes, self.cache, words)
+
+    def have_duplicates_in_training(self, samples: Sequence[Sample]) -> list[bool]:
+        """Whether a duplicate of each of these images was in the run's training set."""
+        both = [*samples, *self.samples("train")]
+        scans = check_images(both, self.cache / "scans.json", skip_bad=False)
+        groups = group_duplicates([scans[sample.name] for sample in both]).tolist()
+        in_training = set(groups[len(samples) :])
+        return [group in in_training for group in groups[: len(samples)]]
+
+    def groups(self, samples: Sequence[Sample]) -> np.ndarray | None:
+        """Group numbers (N,) of images of a run whose split kept groups together (--group); else None."""
+        option = self.record["arguments"].get("group")
+        if not option:
+            return None
+        names = group_names(self.dataset, option)
+        return join_groups(range(len(samples)), [names.get(sample.name) for sample in samples])
 
     def test_examples(self, indices: Sequence[int]) -> list[Example]:
         """Test images by their positions in the test set. Raises: InputError naming a position out of range."""
