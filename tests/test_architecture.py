@@ -43,7 +43,7 @@ HEAVY = {  # rooms that may import a library that takes long to import, or that 
     "starlette": {"explorer"},
     "tensorboard": {"training"},
     "scipy": {"benchmarks", "evaluation", "splits"},
-    "sklearn": set(),  # the tests'
+    "sklearn": {"benchmarks"},
     "timm": {"backbones", "benchmarks"},
     "uvicorn": {"explorer"},
     "wandb": {"training"},
