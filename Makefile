@@ -27,8 +27,8 @@ test: .venv/installed-dev
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv==0.13.9
 
-.venv/installed: requirements.txt .venv/bin/uv
-	$(BIN)/uv pip install --python $(BIN)/python --requirement requirements.txt
+.venv/installed: requirements.lock .venv/bin/uv
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirement requirements.lock
 	@touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed

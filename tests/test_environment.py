@@ -14,6 +14,15 @@ from runtime.errors import InputError
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 
 
+def test_lock_file_pins_the_same_versions_with_digests() -> None:
+    """After a change of requirements.txt: the command in CONTRIBUTING.md."""
+    pins = set((REPOSITORY / "requirements.txt").read_text().split())
+    entries = re.split(r"\n(?=\S)", (REPOSITORY / "requirements.lock").read_text().replace("\\\n", ""))
+    locked = {re.match(r"[\w.-]+==[^\s;]+", entry).group() for entry in entries}
+    assert pins <= locked
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in entries)
+
+
 def test_conda_environment_agrees_with_the_pins() -> None:
     lines = (REPOSITORY / "requirements.txt").read_text().split()
     pins = dict(line.split("==") for line in lines)
