@@ -9,7 +9,8 @@ val/ may be valid/ or validation/, train/ and test/ also training/ and testing/,
 val/ as the other lists do. Class folders may hold folders, and links to files and folders. ROOT may be the folder above
 `Human Action Recognition/`, which the unzipped archive contains. CSV files have commas, semicolons or tabs, in UTF-8,
 UTF-16 or Windows-1252. Columns are found by name, in any case: filename, image_path, image, file or path; label, class,
-category or action. Others are ignored. Labels are any text, even "null" and "NA".
+category or action. Others are ignored. Labels are any text, even "null" and "NA". Names may have
+folders of another machine in front, or no suffix.
 """
 
 import json

@@ -25,11 +25,11 @@ from runtime.files import write_json, write_text
 from runtime.options import require_range
 from runtime.status import track
 
-TEST, MANY, FEW = 40, 100, 10  # images a class
+TEST, MANY, FEW = 40, 50, 10  # images a class
 RARE = range(5, 10)  # the classes that are few in the uneven set
 CLIPS, FRAMES = 12, 5
 THRESHOLDS = (0.5, 0.6, 0.9)
-OPTIONS = ("--image-size", "128", "--ignore-duplicates")  # digits are so alike that many count as duplicates
+OPTIONS = ("--image-size", "96", "--ignore-duplicates")  # digits are so alike that many count as duplicates
 
 
 @dataclass
@@ -133,7 +133,7 @@ def balance(bench: Bench) -> dict[str, Any]:
         common = [mean(v["per_class"][f"{digit}"]["recall"] for digit in range(5)) for v in values]
         rows[f"--balance {mode}"] = {
             "macro F1": spread([v["macro_f1"] for v in values]),
-            "recall, 100 images": spread(common), "recall, 10 images": spread(rare),
+            "recall, common classes": spread(common), "recall, rare classes": spread(rare),
             "calibrated loss": f"{mean(v['loss'] for v in values):.3f}",
         }  # fmt: skip
     return rows

@@ -2,13 +2,18 @@
 
 import os
 import posixpath
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 from runtime.errors import InputError
+from runtime.images import file_names, is_image_name
 
 NAME_COLUMNS = ("filename", "image_path", "image", "file", "path")
 LABEL_COLUMNS = ("label", "class", "category", "action")
 
+FOLDER_NAMES = {
+    "train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing"),
+}  # fmt: skip
 MISSING_FIX = "add them, fix the CSV, or leave them out with --skip-bad"
 
 Row = tuple[str, str | None]  # an image's name relative to the dataset's folder, with "/", and its label
@@ -28,14 +33,16 @@ def read_csv(path: Path, folder: Path, may_lack_labels: bool, skip_missing: bool
     labels = find_column(table, path, LABEL_COLUMNS, required=not may_lack_labels)
     need_labels = not may_lack_labels or any(labels)
     rows, missing, lines = [], [], {}
+    finder = ImageFinder(folder)
     for line, value, label in zip(table.index, names, labels, strict=True):
         where = f"{path}, row {line}"
         if need_labels and not label:
             raise InputError(f"{where}: {value} has an empty label")
-        given = relative_name(value, folder, where)
-        name = find_file(given, folder)
+        if not value:
+            raise InputError(f"{where}: empty file name")
+        name = finder.find(value)
         if name is None:
-            missing.append(f"{folder / given} (row {line})")
+            missing.append(f"{folder / value} (row {line})")
             continue
         if name in lines:
             raise InputError(f"{where}: {value} is already listed in row {lines[name]}; delete one of the two")
@@ -49,23 +56,36 @@ def read_csv(path: Path, folder: Path, may_lack_labels: bool, skip_missing: bool
     return rows, missing
 
 
-def find_file(given: str, folder: Path) -> str | None:
-    """The name of an image that a CSV lists, relative to the folder above `folder`; None where there is no such file.
+class ImageFinder:
+    """Finds listed images in a folder, also under names that other machines and tools give them."""
 
-    Args:
-        given: relative to `folder`, or with that folder's name in front.
-    """
-    given = posixpath.normpath(given.replace("\\", "/"))
-    first, _, rest = given.partition("/")
-    candidates = [given, *([rest] if rest and first.lower() == folder.name.lower() else [])]
-    return next((f"{folder.name}/{name}" for name in candidates if os.path.isfile(f"{folder}/{name}")), None)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.other_parts = {name for names in FOLDER_NAMES.values() for name in names} - {folder.name.lower()}
 
+    def find(self, given: str) -> str | None:
+        """The name of an image relative to the folder above `folder`; None where there is none, or are several.
 
-def relative_name(value: str, folder: Path, where: str) -> str:
-    """A relative path from a CSV, with "/". Raises: InputError where it is empty or leaves `folder`."""
-    if not value:
-        raise InputError(f"{where}: empty file name")
-    name = posixpath.normpath(value.replace("\\", "/"))
-    if name.startswith("/") or os.path.isabs(value) or name.split("/")[0] == "..":
-        raise InputError(f"{where}: {value!r} leaves the folder {folder}; give names inside it")
-    return name
+        Of a path from elsewhere (`/home/x/train/a.jpg`, `C:\\set\\a.jpg`, `../a.jpg`), the longest end that is a file
+        in the folder counts, unless what is before it names another part, whose images may have the same names. A name
+        without suffix is that of the only image that has it.
+        """
+        parts = PurePosixPath(posixpath.normpath(given.replace("\\", "/"))).parts
+        ends = [
+            "/".join(parts[start:])
+            for start in range(len(parts))
+            if parts[start] not in ("/", "..") and self.other_parts.isdisjoint(map(str.lower, parts[:start]))
+        ]
+        name = next((end for end in ends if os.path.isfile(f"{self.folder}/{end}")), None)
+        name = name or next(filter(None, map(self.by_stem.get, ends)), None)
+        return f"{self.folder.name}/{name}" if name else None
+
+    @cached_property
+    def by_stem(self) -> dict[str, str | None]:
+        """Images in the folder by their names without suffix; None where several share one."""
+        stems: dict[str, str | None] = {}
+        for name in file_names(self.folder) if self.folder.is_dir() else ():
+            if is_image_name(name):
+                stem = posixpath.splitext(name)[0]
+                stems[stem] = None if stem in stems else name
+        return stems

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from layouts.csv_lists import Row, read_csv
+from layouts.csv_lists import FOLDER_NAMES, Row, read_csv
 from runtime.errors import InputError
 from runtime.images import HEIF_FIX, HEIF_SUFFIXES, file_names, is_image_name
 
@@ -15,9 +15,6 @@ EXAMPLES = (
 TRAIN_CSV, TEST_CSV = "Training_set.csv", "Testing_set.csv"
 PARTS = ("train", "val", "test")
 CSV_NAMES = dict(zip(PARTS, (TRAIN_CSV, "Validation_set.csv", TEST_CSV), strict=True))
-FOLDER_NAMES = {
-    "train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing"),
-}  # fmt: skip
 LEFT_OUT = {
     "missing": "listed image(s) that do not exist",
     "unlisted": "image(s) without a CSV row or outside class folders",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dataset import ActionData
-from layouts.csv_lists import NAME_COLUMNS, find_file
+from layouts.csv_lists import NAME_COLUMNS, ImageFinder
 from layouts.parts import find_parts
 from runtime.errors import InputError
 from runtime.options import group_pattern
@@ -50,8 +50,9 @@ def column_values(data: ActionData, column: str) -> dict[str, str]:
         if place.csv:
             table = read_table(place.csv)
             found = find_column(table, place.csv, [column.lower()], required=part == "train")
+            finder = ImageFinder(place.folder or data.root / part)
             for name, value in zip(find_column(table, place.csv, NAME_COLUMNS), found, strict=True):
-                values[find_file(name, place.folder or data.root / part)] = value
+                values[finder.find(name)] = value
     return values
 
 
