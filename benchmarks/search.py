@@ -83,7 +83,11 @@ class Args:
 
 def train_args(args: Args) -> TrainArgs:
     """What all trainings of the search share. Raises: InputError on options that a search cannot use."""
-    given = parse(TrainArgs, shlex.split(args.options))[0]
+    try:
+        words = shlex.split(args.options)
+    except ValueError as error:
+        raise InputError(f"--options: {error}; close it") from None
+    given = parse(TrainArgs, words)[0]
     for option in fields(TrainArgs):
         if getattr(given, option.name) != option.default and option.name not in FOR_ALL_TRIALS | SPACE.keys():
             raise InputError(f"--options: the search has no use for {option_name(option.name)}; leave it out")
