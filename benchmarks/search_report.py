@@ -47,7 +47,10 @@ def write_report(study: "Study", folder: Path, command: list[str], run: Prepared
     numbers = [word for name, value in best["parameters"].items() for word in (option_name(name), str(value))]
     train, note = shlex.join([*command, *numbers]), describe_gain(default, best, len(finished(study)))
     columns = ["number", "state", *best["parameters"], *(name for name in ABOUT if name not in best["parameters"])]
-    write_csv(folder / "search.csv", [row | row["parameters"] for row in rows], columns)
+    cells = [
+        {name: "" if value is None else value for name, value in (row | row["parameters"]).items()} for row in rows
+    ]
+    write_csv(folder / "search.csv", cells, columns)  # an absent number would make its column one of floats
     about = {
         "data": run.data.name, "weights": run.weights.name, "image_size": run.image_size, "seed": run.args.seed,
         "commit": commit(), "versions": checkpoint.versions(), "device": str(run.device),

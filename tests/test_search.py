@@ -5,6 +5,7 @@ import shlex
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import NARROW, Script, read_csv, read_json
 from filelock import FileLock
 from processes import RunningScript
 
+from backbones.imagenet_weights import BackboneWeights
 from benchmarks import search, search_study
 from runtime.arguments import parse
 from runtime.errors import InputError
@@ -23,6 +25,14 @@ from training.recipe import Recipe
 optuna = pytest.importorskip("optuna")
 OPTIONS = " ".join((*NARROW, "--epochs", "2"))
 FAST = ("number", "state", "parameters", "epoch", "epochs_done", "loss", "accuracy")  # all that is not a time
+
+
+@pytest.fixture(scope="module", autouse=True)
+def same_weights(untrained: BackboneWeights) -> Iterator[None]:
+    """Draws and digests the random weights once, not in each of a dozen searches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.run.load_weights", lambda name: untrained)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +94,22 @@ def test_command_of_the_best_trial_trains_the_same_head(
     assert (record["epoch"], record["val"]["accuracy"]) == (best["epoch"], best["accuracy"])
 
 
-def test_second_call_goes_on(copied: search.Args, capsys: pytest.CaptureFixture) -> None:
+def test_second_call_goes_on_after_ctrl_c(
+    copied: search.Args, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
     before = read(copied)["trials"]
     copied.trials = 4
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(search, "fit", interrupt)
+        search.main(copied)
     search.main(copied)
     trials = read(copied)["trials"]
     assert trials[:3] == before
-    assert len(trials) == 4
+    assert [trial["state"] for trial in trials[3:]] == ["fail", "complete"]
+    assert [row["epochs_done"] for row in read_csv(copied.results / "search/search.csv")] == ["2", "2", "2", "", "2"]
     copied.trials = 2
     search.main(copied)  # does nothing
     assert read(copied)["trials"] == trials
