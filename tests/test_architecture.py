@@ -39,6 +39,7 @@ HEAVY = {  # rooms that may import a library that takes long to import, or that 
     "nncf": {"features"},
     "onnxruntime": {"exporting", "benchmarks"},
     "openvino": {"features", "benchmarks"},
+    "optuna": {"benchmarks"},
     "pandas": {"runtime", "benchmarks"},
     "starlette": {"explorer"},
     "tensorboard": {"training"},
