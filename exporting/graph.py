@@ -1,6 +1,7 @@
 """Turns a trained network into ONNX or a torch.export program, and runs either."""
 
 import copy
+import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -61,15 +62,21 @@ def write_graph(network: Portable, images: Tensor, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's, about its own future
             if path.suffix == ".pt2":
-                torch.export.save(torch.export.export(network, (example,), dynamic_shapes=shapes), path)
+                converted = torch.export.export(network, (example,), dynamic_shapes=shapes)
             else:
                 options = {"input_names": ["images"], "output_names": ["probabilities"], "dynamic_shapes": shapes}
-                options |= {"opset_version": OPSET, "verbose": False, "dynamo": True, "external_data": False}
-                torch.onnx.export(network, (example,), path, **options)
+                options |= {"opset_version": OPSET, "verbose": False, "dynamo": True}
+                converted = torch.onnx.export(network, (example,), **options)
     except ImportError as error:
         raise InputError(f"ONNX needs a package ({error}): pip install -r requirements-export.txt") from error
     except Exception as error:  # the exporter raises many kinds for networks that it cannot convert
         raise InputError(f"{path.name}: the network cannot be converted ({first_line(error)})") from error
+    if path.suffix == ".pt2":
+        content = io.BytesIO()
+        torch.export.save(converted, content)  # into a file on a full disk, it would end the process
+        path.write_bytes(content.getbuffer())
+    else:
+        converted.save(path, external_data=False)
 
 
 def open_graph(path: Path) -> Run:

@@ -20,15 +20,15 @@ FULL = 2**20  # free bytes up to which a disk counts as full
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Lets `write` fill a temporary file, then puts it at `path`, whose folder is made if need be.
 
-    Raises: OSError also where torch says "unexpected pos" of a full disk.
+    Raises: OSError naming the file also where torch says "unexpected pos" of a full disk, NumPy "1000 requested".
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         write(partial)
         os.replace(partial, path)
-    except RuntimeError as error:
-        if shutil.disk_usage(path.parent).free > FULL:
+    except (RuntimeError, OSError) as error:
+        if getattr(error, "errno", None) or shutil.disk_usage(path.parent).free > FULL:
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:

@@ -193,7 +193,8 @@ def run_folder(args: Args, started: str) -> Path:
         return folder  # the main process may have made it by now
     taken = folder.exists() and {path.name for path in folder.iterdir()} - BEFORE_FIRST_EPOCH
     if taken and not args.resume:
-        raise InputError(f"--run {folder.name}: {folder} exists; give another name, or --resume to continue it")
+        way = "--resume to continue it" if checkpoint.LAST in taken else "delete it (it has no epoch to continue from)"
+        raise InputError(f"--run {folder.name}: {folder} exists; give another name, or {way}")
     return folder
 
 
