@@ -18,6 +18,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,8 +29,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from layouts.parts import TRAIN_CSV, class_folders, find_parts, list_dataset
-from runtime.errors import InputError
+from runtime.errors import InputError, first_line
 from runtime.images import load_image
+from runtime.text import printable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -115,10 +117,10 @@ def explain_no_dataset(folder: Path) -> str:
 
 def dataset_name(root: Path) -> str:
     """The name in `dataset.json`, else the folder's."""
-    try:
-        return str(json.loads((root / NAME_FILE).read_text(encoding="utf-8"))["name"])
-    except (OSError, ValueError, TypeError, KeyError):  # no such file, or one with another purpose
-        return root.resolve().name
+    path, name = root / NAME_FILE, ""
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):  # a file with another purpose
+        name = str(json.loads(path.read_text(encoding="utf-8"))["name"]) if path.is_file() else ""
+    return printable(name.strip() or root.resolve().name)
 
 
 def class_counts(samples: Sequence[Sample]) -> Counter[str]:
@@ -247,8 +249,8 @@ class HarDataset(Dataset):
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
         try:
             image = load_image(self.samples[item].path, self.transform.min_side)
-        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
-            raise InputError(f"{self.samples[item].path}: cannot be read ({error})") from error
+        except OSError as error:
+            raise InputError(f"{self.samples[item].path}: cannot be read ({first_line(error)})") from error
         with torch.random.fork_rng(devices=[], enabled=self.seeds is not None):
             if self.seeds is not None:
                 torch.manual_seed(self.seeds[item])

@@ -14,14 +14,22 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from runtime.errors import InputError
+
 FULL = 2**20  # free bytes up to which a disk counts as full
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Lets `write` fill a temporary file, then puts it at `path`, whose folder is made if need be.
 
-    Raises: OSError also where torch says "unexpected pos" of a full disk.
+    A link stays: the file that it leads to is replaced.
+
+    Raises: InputError where something else than a file is there, a folder or a device; OSError also where torch says
+        "unexpected pos" of a full disk.
     """
+    if path.exists() and not path.is_file():  # root would replace /dev/null
+        raise InputError(f"{path}: is {'a folder' if path.is_dir() else 'no file'}; give the name of a file")
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
