@@ -12,13 +12,11 @@ UTF-16 or Windows-1252. Columns are found by name, in any case: filename, image_
 category or action. Others are ignored. Labels are any text, even "null" and "NA".
 """
 
-import json
 import math
 import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from layouts.parts import TRAIN_CSV, class_folders, find_parts, list_dataset
 from runtime.errors import InputError, first_line
+from runtime.files import read_known
 from runtime.images import load_image
 from runtime.text import printable
 
@@ -117,10 +116,8 @@ def explain_no_dataset(folder: Path) -> str:
 
 def dataset_name(root: Path) -> str:
     """The name in `dataset.json`, else the folder's."""
-    path, name = root / NAME_FILE, ""
-    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):  # a file with another purpose
-        name = str(json.loads(path.read_text(encoding="utf-8"))["name"]) if path.is_file() else ""
-    return printable(name.strip() or root.resolve().name)
+    name = str(read_known(root / NAME_FILE).get("name", "")).strip()  # the file may have another purpose
+    return printable(name or root.resolve().name)
 
 
 def class_counts(samples: Sequence[Sample]) -> Counter[str]:

@@ -17,7 +17,7 @@ from reports.run import read_history
 from reports.settings import differing
 from reports.thumbnails import thumbnails
 from runtime.errors import InputError, naming
-from runtime.files import write_csv, write_json
+from runtime.files import read_text, require_file, write_csv, write_json
 from training.checks import SplitDigests, fits, require
 
 SHOWN = 40  # images that only one of two runs gets right
@@ -57,7 +57,8 @@ def read_tested(folder: Path, record: dict[str, Any], split: SplitDigests, tta: 
     fix = f"run: python predict5.py --run {folder.name}{option}"
     try:
         with naming(test, fix):
-            values = json.loads((test / "metrics.json").read_text(encoding="utf-8"))
+            values = json.loads(read_text(test / "metrics.json"))
+            require_file(test / "test_predictions.csv")
             with (test / "test_predictions.csv").open(newline="", encoding="utf-8") as file:
                 rows = {row["filename"]: row for row in csv.DictReader(file)}
     except FileNotFoundError as error:

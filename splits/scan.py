@@ -20,7 +20,7 @@ from PIL import Image
 
 from dataset import Sample
 from runtime.errors import InputError
-from runtime.files import write_text
+from runtime.files import read_known, write_text
 from runtime.images import LARGE, decode_pixels, read_file, turn, upright_size
 from runtime.status import track
 
@@ -102,12 +102,7 @@ def known_scans(paths: Sequence[Path], cache_file: Path) -> list[Scan]:
 
 def stored_scans(cache_file: Path) -> dict[str, dict[str, Any]]:
     """The content of the cache; nothing of a file that is missing or damaged."""
-    try:
-        stored = json.loads(cache_file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
-        return {}
-    found = stored.items() if isinstance(stored, dict) else ()
-    return {key: scan for key, scan in found if is_scan(scan)}
+    return {key: scan for key, scan in read_known(cache_file).items() if is_scan(scan)}
 
 
 def is_scan(value: Any) -> bool:

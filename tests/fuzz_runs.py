@@ -67,7 +67,9 @@ def option_list(arguments: type, rng: random.Random, skip: tuple[str, ...] = ())
 def odd_options(script: str, folder: Path, rng: random.Random, arguments: dict[str, type]) -> Words:
     """The script's usual arguments, then odd ones."""
     skip = (
-        ("epochs", "wandb", "check", "out") if script in ("train", "prepare_data") else ("host", "port", "all_layers")
+        ("epochs", "wandb", "check", "out")
+        if script in ("train", "prepare_data")
+        else ("host", "port", "all_layers", "tta")
     )
     return [*usual(script), *option_list(arguments[script], rng, skip)]
 
@@ -105,7 +107,7 @@ def odd_image(script: str, folder: Path, rng: random.Random) -> Words:
     if script == "predict5":
         return [path, *["good.png"] * (rng.random() < 0.5), *["--skip-bad"] * (rng.random() < 0.3)]
     if script == "visualize_activations":
-        return [*usual(script), *(["--compare", "good.png", path] if rng.random() < 0.3 else [path])]
+        return ["--compare", "good.png", path, "--dpi", "40"] if rng.random() < 0.3 else [path, *usual(script)]
     return [path, *QUICK]
 
 

@@ -23,7 +23,7 @@ from dataset import read_dataset
 from layouts.csv_lists import read_csv
 from runtime.arguments import parse
 from runtime.errors import InputError
-from runtime.files import write_text
+from runtime.files import read_known, read_text, write_text
 from runtime.images import MAX_BYTES, check_size, load_image, to_pixels
 from runtime.options import option_name
 from runtime.tables import read_table
@@ -227,6 +227,10 @@ def test_what_would_be_read_for_ever_is_refused(tmp_path: Path) -> None:
         import_module("predict5").check(import_module("predict5").Args(images=(pipe,)))
     with pytest.raises(InputError, match=r"pipe.png: is not a file"):
         read_table(pipe)
+    with pytest.raises(OSError, match=r"is no file: .*pipe.png"):
+        read_text(pipe)
+    with pytest.raises(InputError, match=r"pipe.png: not a readable checkpoint \(.*is no file"):
+        checkpoint.read_checkpoint(pipe, CPU)
 
 
 @pytest.mark.parametrize("script", ["train", "predict5"])
@@ -247,3 +251,9 @@ def test_large_images_are_converted_in_strips(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr("runtime.images.STRIP", 5 * 40)
         assert (to_pixels(image) == whole).all()
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b"[1]", b"null", b"\xff", b'"x"', b"[" * 100_000, b'{"a": '])
+def test_a_damaged_note_counts_as_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "note.json").write_bytes(content)
+    assert read_known(tmp_path / "note.json") == {}

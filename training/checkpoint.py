@@ -25,7 +25,7 @@ from dataset import IMAGENET_MEAN, IMAGENET_STD
 from layers.conv3x3 import accelerate
 from model import ActionNet
 from runtime.errors import InputError, first_line, naming
-from runtime.files import check_archive, write_atomically, write_json
+from runtime.files import check_archive, read_text, write_atomically, write_json
 from training.checks import PREPROCESSING_VERSION, SplitDigests, check_record, check_split, check_tensors, upgrade
 
 BEST, LAST, RECORD, SPLIT, METRICS = "best.pt", "last.pt", "best.json", "split.json", "metrics.jsonl"
@@ -116,7 +116,7 @@ def restore_model(
 def read_record(run: Path) -> dict[str, Any]:
     """The content of a run's `best.json`. Raises: InputError where it is damaged."""
     with naming(run / RECORD, FIX):
-        return check_record(json.loads((run / RECORD).read_text(encoding="utf-8")))
+        return check_record(json.loads(read_text(run / RECORD)))
 
 
 def read_about(results: Path, name: str) -> tuple[Path, dict[str, Any], SplitDigests]:
@@ -137,7 +137,8 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         check_archive(path)
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # of damaged files, zipfile and torch raise almost anything
-        raise InputError(f"{path}: not a readable checkpoint ({first_line(error)})") from error
+        what = first_line(error).partition(". ")[0]  # then torch says how to execute what is in the file
+        raise InputError(f"{path}: not a readable checkpoint ({what})") from error
 
 
 def save_last(run: Path, model: ActionNet, state: dict[str, Any]) -> None:
