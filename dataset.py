@@ -13,7 +13,6 @@ category or action. Others are ignored. Labels are any text, even "null" and "NA
 folders of another machine in front, or no suffix.
 """
 
-import json
 import math
 import os
 from collections import Counter
@@ -29,8 +28,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from layouts.parts import TRAIN_CSV, class_folders, find_parts, list_dataset
-from runtime.errors import InputError
+from runtime.errors import InputError, first_line
+from runtime.files import read_known
 from runtime.images import load_image
+from runtime.text import printable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -116,10 +117,8 @@ def explain_no_dataset(folder: Path) -> str:
 
 def dataset_name(root: Path) -> str:
     """The name in `dataset.json`, else the folder's."""
-    try:
-        return str(json.loads((root / NAME_FILE).read_text(encoding="utf-8"))["name"])
-    except (OSError, ValueError, TypeError, KeyError):  # no such file, or one with another purpose
-        return root.resolve().name
+    name = str(read_known(root / NAME_FILE).get("name", "")).strip()  # the file may have another purpose
+    return printable(name or root.resolve().name)
 
 
 def class_counts(samples: Sequence[Sample]) -> Counter[str]:
@@ -248,8 +247,8 @@ class HarDataset(Dataset):
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
         try:
             image = load_image(self.samples[item].path, self.transform.min_side)
-        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
-            raise InputError(f"{self.samples[item].path}: cannot be read ({error})") from error
+        except OSError as error:
+            raise InputError(f"{self.samples[item].path}: cannot be read ({first_line(error)})") from error
         with torch.random.fork_rng(devices=[], enabled=self.seeds is not None):
             if self.seeds is not None:
                 torch.manual_seed(self.seeds[item])

@@ -78,7 +78,7 @@ def check(args: Args) -> None:
     if args.csv and not args.images:
         raise InputError("--csv goes with images; the test set's tables are in results/<run>/test/ anyway")
     for path in args.images:
-        if not path.exists():
+        if not (path.is_file() or path.is_dir()):  # a device would be read for ever
             raise InputError(f"{path}: no such file or folder")
 
 

@@ -32,12 +32,13 @@ from layers.distributed_norm import synchronise
 from model import ActionNet, build_model
 from runtime import distributed
 from runtime.device import pick_device
-from runtime.errors import InputError
+from runtime.errors import InputError, naming
 from runtime.files import write_json, write_text
 from runtime.options import RunOptions, same_run
 from runtime.status import say
 from runtime.text import wrap
 from training import checkpoint
+from training.checks import check_history
 from training.loop import TrainState, best_epoch, fit, initial_state
 from training.options import ALLOWED_WITH_RESUME, head_args
 from training.run import PreparedRun, describe_run, open_folder, prepare_run, run_folder, timed
@@ -113,16 +114,18 @@ def train_model(run: PreparedRun, model: ActionNet, trackers: Trackers) -> None:
 def resume(run: PreparedRun, source: PreparedSource, model: ActionNet, state: TrainState) -> None:
     """Loads the state after the last complete epoch."""
     stored = checkpoint.load_last(run.folder, model, run.device)
-    rows = stored["state"]["history"]
-    if stored.get("stores") != source.stores or any("calibrated" not in row for row in rows):
-        raise InputError(
-            f"cannot resume {run.folder}: its features are missing from {run.args.cache} or it was written by an older "
-            "version; start a new run"
-        )
-    state.load_state_dict(stored["state"])
+    with naming(run.folder / checkpoint.LAST, checkpoint.FIX):
+        rows = stored["state"]["history"]
+        if stored.get("stores") != source.stores or any("calibrated" not in row for row in rows):
+            raise InputError(
+                f"cannot resume {run.folder}: its features are missing from {run.args.cache} or it was written by an "
+                "older version; start a new run"
+            )
+        check_history(rows)
+        state.load_state_dict(stored["state"])
     if distributed.is_main():
         write_metrics(run, state)  # which may be damaged
-    run.seconds.update(stored["seconds"])
+    run.seconds.update(stored.get("seconds", {}))
     say(f"continuing after epoch {len(state.history)} of {run.epochs}")
 
 

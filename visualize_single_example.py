@@ -154,7 +154,7 @@ def check_folder(folder: Path, example: Example) -> None:
     try:
         known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         same, ours = known["sha256"] == example.sha256, {MANIFEST, *known["files"], *known["files"].values()}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         same, ours = True, set()
     foreign = sorted({path.name for path in folder.iterdir()} - ours)
     what = "another image of that name" if not same else f"a file that is not ours ({foreign[0]})" if foreign else ""

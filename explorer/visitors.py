@@ -44,9 +44,7 @@ class Visitors:
         try:
             check_size(content, MAX_PIXELS)
             input = eval_input(content, self.run.image_size)
-        except InputError:
-            raise
-        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
+        except OSError as error:
             raise InputError(f"{name}: cannot be read ({first_line(error)}); give another file") from error
         other = self.get(like) if like else None
         same = {"shown": dict(other.shown), "highs": dict(other.highs)} if other else {}

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dataset import HarDataset, Sample, Transform
-from runtime.errors import InputError
-from runtime.images import JPEG_START, decode_pixels, plain_jpeg_size
+from runtime.errors import InputError, first_line
+from runtime.images import JPEG_START, decode_pixels, plain_jpeg_size, read_file
 
 PADDED_PIXELS = 2**25  # of a batch of images of different sizes
 NO_DECODER = ("not compiled with", "Failed to initialize", "Failed to create")  # in torchcodec's messages
@@ -118,16 +118,16 @@ class DecodedImages:
 
 def read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+        raise InputError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
 def decode_named(path: Path, content: bytes, min_side: int) -> Tensor:
     try:
         return torch.tensor(decode_pixels(content, min_side))
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
-        raise InputError(f"{path}: cannot be read ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
 def draw(transform: Transform, image: Tensor, seed: int | None) -> tuple[tuple[float, float, float, float], bool]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dataset import IMAGENET_MEAN, IMAGENET_STD, ActionData, EvalTransform, Sample, normalise
 from runtime.errors import InputError, first_line
-from runtime.images import decode_pixels
+from runtime.images import decode_pixels, read_file
 from runtime.text import shorten
 from splits.scan import check_images
 
@@ -95,15 +95,15 @@ class Prediction:
 def load_example(sample: Sample, index: int | None, size: int) -> Example:
     """Reads a sample's image. Raises: InputError naming the file where that fails."""
     try:
-        content = sample.path.read_bytes()
+        content = read_file(sample.path)
         image, input = Image.fromarray(decode_pixels(content)), eval_input(content, size)
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
+    except OSError as error:
         raise InputError(f"{sample.path}: cannot be read ({first_line(error)})") from error
     return Example(sample.name, index, hashlib.sha256(content).hexdigest(), image, input, sample.label)
 
 
 def eval_input(content: bytes, size: int) -> Tensor:
-    """Content of an image file as the network's input, (3, S, S). Raises: whatever Pillow's decoders do."""
+    """Content of an image file as the network's input, (3, S, S). Raises: OSError."""
     transform = EvalTransform(size)
     return normalise(transform(Image.fromarray(decode_pixels(content, transform.min_side))))
 

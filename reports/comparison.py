@@ -16,9 +16,9 @@ from reports.page import PAGE, embed, write_page
 from reports.run import read_history
 from reports.settings import differing
 from reports.thumbnails import thumbnails
-from runtime.errors import InputError
-from runtime.files import write_csv, write_json
-from training.checkpoint import SplitDigests
+from runtime.errors import InputError, naming
+from runtime.files import read_text, require_file, write_csv, write_json
+from training.checks import SplitDigests, fits, require
 
 SHOWN = 40  # images that only one of two runs gets right
 METRICS = ("n", "accuracy", "macro_f1", "top5_accuracy", "loss")
@@ -56,14 +56,32 @@ def read_tested(folder: Path, record: dict[str, Any], split: SplitDigests, tta: 
     test, option = folder / ("test_tta" if tta else "test"), " --tta" if tta else ""
     fix = f"run: python predict5.py --run {folder.name}{option}"
     try:
-        values = json.loads((test / "metrics.json").read_text(encoding="utf-8"))
-        with (test / "test_predictions.csv").open(newline="", encoding="utf-8") as file:
-            rows = {row["filename"]: row for row in csv.DictReader(file)}
+        with naming(test, fix):
+            values = json.loads(read_text(test / "metrics.json"))
+            require_file(test / "test_predictions.csv")
+            with (test / "test_predictions.csv").open(newline="", encoding="utf-8") as file:
+                rows = {row["filename"]: row for row in csv.DictReader(file)}
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: is missing; {fix}") from error
+    with naming(test, fix):
+        check_test(values, rows)
     if rows.keys() != split["test"].keys():
         raise InputError(f"{test}: is a test of other images than the run's; {fix}")
     return TestedRun(folder.name, record, split["test"], values, rows, read_history(folder))
+
+
+def check_test(values: dict[str, Any], rows: dict[str, dict[str, str]]) -> None:
+    """Raises ValueError, or what Python raises, where metrics or predictions lack what a comparison shows."""
+    require(fits(values["n"], int), "n")
+    for name in METRICS[1:]:
+        low, high = values["intervals"][name]
+        require(all(fits(value, float) for value in (values[name], low, high)), name)
+    require(fits(values["calibration"]["ece"], float), "ece")
+    for row in values["per_class"].values():
+        require(isinstance(row, dict) and all(fits(value, float) for value in row.values()), "per_class")
+    for name, row in rows.items():
+        require(isinstance(row["true"], str) and isinstance(row["predicted"], str), f"the row of {name}")
+        float(row["probability"])
 
 
 def write_comparison(folder: Path, runs: Sequence[TestedRun], root: Path | None) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from reports.network import draw_run
 from reports.page import PAGE, embed, write_page
 from reports.settings import settings, training_command
 from runtime.errors import InputError, first_line
+from runtime.files import read_text
 from training import checkpoint
+from training.checks import check_history
 from training.trained_run import TrainedRun
 
 
@@ -45,7 +47,9 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in read_text(path).splitlines()]
+        check_history(rows)
+        return rows
     except ValueError as error:
         raise InputError(
             f"{path}: damaged ({first_line(error)}); run: python train.py --resume --run {folder.name}"

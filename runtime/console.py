@@ -74,7 +74,7 @@ def parse_arguments(arguments: type, description: str | None, check: Callable[[A
     try:
         args, quiet = parse(arguments, description=description)
         check(args)
-    except InputError as error:
+    except (InputError, OSError) as error:  # OSError: of paths that no system allows
         fail(str(error))
     set_quiet(quiet)
     if (quiet or not on_terminal()) and not in_notebook():
@@ -118,10 +118,10 @@ def end_stopped() -> NoReturn:
 def report(error: Exception, args: Any) -> NoReturn:
     """Ends the script with one line for what the user can mend; raises other errors anew."""
     if isinstance(error, InputError):
-        text = str(error)
-        if text.startswith("Caught "):  # raised in a DataLoader worker, whose traceback is part of the message
-            text = text.strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
-        fail(text)
+        first = str(error.args[0])
+        if first.startswith("Caught "):  # raised in a DataLoader worker, whose traceback is part of the message
+            fail(first.strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: "))
+        fail(str(error))
     if type(error).__name__ == "OutOfMemoryError":  # torch's; naming it would import torch here
         batch = "give a smaller --batch-size or --device cpu" if hasattr(args, "batch_size") else "give --device cpu"
         fail(f"GPU memory is full ({first_line(error)}); {batch}")

@@ -14,14 +14,22 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from runtime.errors import InputError
+
 FULL = 2**20  # free bytes up to which a disk counts as full
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Lets `write` fill a temporary file, then puts it at `path`, whose folder is made if need be.
 
-    Raises: OSError naming the file also where torch says "unexpected pos" of a full disk, NumPy "1000 requested".
+    A link stays: the file that it leads to is replaced.
+
+    Raises: InputError where something else than a file is there, a folder or a device; OSError naming the file
+        also where torch says "unexpected pos" of a full disk, NumPy "1000 requested".
     """
+    if path.exists() and not path.is_file():  # root would replace /dev/null
+        raise InputError(f"{path}: is {'a folder' if path.is_dir() else 'no file'}; give the name of a file")
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -35,8 +43,30 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def require_file(path: Path) -> None:
+    """Raises OSError where something else than a file is at `path`: of a pipe, reading would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is a folder" if path.is_dir() else "is no file", str(path))
+
+
+def read_text(path: Path) -> str:
+    """The content of a text file in UTF-8. Raises: OSError, ValueError."""
+    require_file(path)
+    return path.read_text(encoding="utf-8")
+
+
+def read_known(path: Path) -> dict[str, Any]:
+    """A dictionary that `write_json` wrote; empty where there is none, or another thing, or it is damaged."""
+    try:
+        value = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def check_archive(path: Path) -> None:
     """Verifies the checksums in a file of `torch.save`, which `torch.load` does not. Raises: OSError."""
+    require_file(path)
     with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:  # what is no archive, torch refuses
         if archive.testzip():
             raise OSError("a checksum in it is wrong")

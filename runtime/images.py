@@ -3,14 +3,18 @@
 import functools
 import io
 import os
+import stat
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from runtime.errors import InputError
+from runtime.errors import InputError, first_line
 
 try:
     from pillow_heif import register_heif_opener  # optional: the photographs of many telephones
@@ -28,9 +32,14 @@ ICONS = (b"\0\0\1\0", b"icns")  # their inner images are decoded when the file i
 UNDECODED = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PHOTOMETRIC, SAMPLE_FORMAT = 262, 339  # tags of TIFF
+MAX_BYTES = 2**30  # of a file, which is read whole
+LARGE = 2**25  # pixels from which an image's hash may come from a JPEG's reduced size; whole, 200 million take 0.6 GB
+STRIP = 2**22  # pixels that are converted at a time
+TURN = RLock()
 MAX_PIXELS = 2**28  # telephones take up to 200 million; larger images are refused before they are decoded
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on, and refuses twice as many
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of odd metadata, which is not read
 RANGES = (255, 4095, 65535)  # largest values of 8, 12 and 16 bits
 QUARTER_TURNED = 5  # from this EXIF orientation on, rows are columns
 JPEG_START = b"\xff\xd8"
@@ -102,11 +111,22 @@ def decode_pixels(data: bytes, min_side: int = 0) -> np.ndarray:
             return decode_jpeg(data, mode="RGB").permute(1, 2, 0).numpy()
         except RuntimeError:
             pass  # damaged: Pillow says how
-    with open_image(data) as file:
+    with decoding(), open_image(data) as file, turn(*file.size):
         if min_side:
             file.draft("RGB", (min_side, min_side))
         ImageOps.exif_transpose(file, in_place=True)  # else a copy, of large photographs too
-        return np.asarray(to_rgb(file))
+        return to_pixels(file)
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Makes whatever else Pillow's decoders raise (SyntaxError, ValueError, struct.error, …) an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(first_line(error)) from error
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -158,57 +178,100 @@ def upright_size(data: bytes) -> tuple[int, int]:
     plain = plain_jpeg_size(data)
     if plain:
         return plain
-    with open_image(data) as file:
+    with decoding(), open_image(data) as file:
         turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= QUARTER_TURNED
         return file.size[::-1] if turned and file.format != "TIFF" else file.size  # Pillow turns that of a TIFF
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Decodes an opened image to 8-bit RGB. Raises: OSError where the range of its values is unknown."""
+def to_pixels(image: Image.Image) -> np.ndarray:
+    """Decodes an opened image to 8-bit RGB, (h, w, 3). Raises: OSError where the range of its values is unknown.
+
+    Converts some rows at a time: whole, a large image would be in memory four times.
+    """
     tags = getattr(image, "tag_v2", {})
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = grey_of(np.asarray(image), image.mode, image.format, tags.get(PHOTOMETRIC) == 0)
-    elif image.mode == "L" and tags.get(SAMPLE_FORMAT) == (2,):
+    if image.mode == "L" and tags.get(SAMPLE_FORMAT) == (2,):
         raise OSError(f"pixels are signed integers of 8 bits; {DEEP_FIX}")
-    elif image.has_transparency_data:
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    top = grey_range(image, image.mode, image.format) if deep else 0
+    transparent = image.has_transparency_data
+    if image.size[0] * image.size[1] <= STRIP:
+        return strip_pixels(image, top, tags.get(PHOTOMETRIC) == 0, transparent)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for row, strip in strips(image):
+        pixels[row : row + strip.height] = strip_pixels(strip, top, tags.get(PHOTOMETRIC) == 0, transparent)
+    return pixels
+
+
+def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Parts of an image, whole rows of about `STRIP` pixels, and the first row of each."""
+    rows = max(1, STRIP // image.width)
+    for row in range(0, image.height, rows):
+        yield row, image.crop((0, row, image.width, min(row + rows, image.height)))
+
+
+def strip_pixels(image: Image.Image, top: int, inverted: bool, transparent: bool) -> np.ndarray:
+    """RGB pixels (h, w, 3) of a part of an image.
+
+    Args:
+        top: of greyscale values of more than 8 bits, the largest of their range; else 0.
+        inverted: whether the 0 of such values is white.
+        transparent: whether parts of the whole image are, which then lie over white.
+    """
+    if top:
+        grey = np.rint(np.asarray(image).astype(np.float32) * (255 / top)).astype(np.uint8)
+        return np.broadcast_to((255 - grey if inverted else grey)[..., None], (*grey.shape, 3)).copy()
+    if transparent:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def grey_of(values: np.ndarray, mode: str, form: str | None, inverted: bool) -> Image.Image:
-    """Scales greyscale values of 16 or 32 bits, or floats, to 8 bits; Pillow would clip them at 255.
+def grey_range(image: Image.Image, mode: str, form: str | None) -> int:
+    """Finds the range of greyscale values of 16 or 32 bits, or floats; Pillow would clip them at 255.
 
     PNG, PGM and JPEG 2000 use all 16 bits. TIFF and the rest do not say which of their bits they use: the range is the
     smallest that holds all values, of floats also 0..1.
 
-    Args:
-        values: (h, w).
-        inverted: whether 0 is white.
+    Returns: its largest value; its smallest is 0.
 
     Raises: OSError naming the values that no range holds, or that would all but vanish in one.
     """
-    low, high = float(values.min()), float(values.max())
+    ends = [(values.min(), values.max()) for values in (np.asarray(strip) for _, strip in strips(image))]
+    low, high = float(np.min(ends)), float(np.max(ends))
     is_float = mode == "F"
     declared = form in ("PNG", "PPM", "JPEG2000") and not is_float
     ranges = RANGES[-1:] if declared else ((1,) * is_float + RANGES)
     top = next((top for top in ranges if high <= top), 0)
     if not (top and low >= 0) or (is_float and 0 < high < top / 16):
         raise OSError(f"pixel values from {low:g} to {high:g}, of unknown range; {DEEP_FIX}")
-    grey = np.rint(values.astype(np.float32) * (255 / top)).astype(np.uint8)
-    return Image.fromarray(255 - grey if inverted else grey)
+    return top
+
+
+def read_file(path: Path) -> bytes:
+    """The content of an image file. Raises: OSError where it is missing, no file (a device, a pipe) or too large."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError("is a folder" if path.is_dir() else "is not a file")
+    if about.st_size > MAX_BYTES:
+        raise OSError(f"the file has more than {MAX_BYTES // 10**6} million bytes; give a smaller image")
+    return path.read_bytes()
+
+
+def turn(width: int, height: int) -> AbstractContextManager:
+    """A lock for the time in which a thread holds a large image's pixels; several would fill the memory."""
+    return TURN if width * height > LARGE else nullcontext()
 
 
 def load_image(path: Path, min_side: int = 0) -> Image.Image:
     """Decodes an image file, see `decode_pixels`. Raises: OSError where it is missing, truncated or not an image."""
-    return Image.fromarray(decode_pixels(path.read_bytes(), min_side))
+    return Image.fromarray(decode_pixels(read_file(path), min_side))
 
 
 def check_size(data: bytes, most: int) -> None:
-    """Reads the size of an image from its header alone. Raises: InputError above `most` pixels; what Pillow raises."""
+    """Reads the size of an image from its header. Raises: InputError above `most` pixels; OSError as `open_image`."""
     limit = f"{most // 10**6} million"
     try:
-        with open_image(data) as file:
+        with decoding(), open_image(data) as file:
             width, height = file.size
     except TooManyPixelsError as error:
         raise InputError(f"the image has far more than {limit} pixels; give a smaller one") from error

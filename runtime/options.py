@@ -9,6 +9,7 @@ from runtime.errors import InputError
 
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 KernelView = Literal["strongest", "norm", "mean", "first"]
+LARGEST = 2**31 - 1  # of numbers without a limit of their own: what libraries take, too
 GROUPS = {  # headings of --help; options in none of them matter most and come first
     "data": ("val_share", "seed", "ignore_duplicates", "group", "skip_bad"),
     "model": ("weights", "backbone", "unfreeze", "head", "snapshots"),
@@ -74,8 +75,7 @@ def group_pattern(text: str) -> re.Pattern | None:
 
 
 def require_range(field: str, value: float | None, low: float, high: float | None = None) -> None:
-    """Raises InputError naming the option where `value` is given and not within low..high."""
-    if value is not None and not (low <= value and (high is None or value <= high)):
-        raise InputError(
-            f"{option_name(field)} {value}: must be {low} {f'to {high}' if high is not None else 'or more'}"
-        )
+    """Raises InputError naming the option where `value` is given and not within low..high; `LARGEST` is the highest."""
+    if value is not None and not low <= value <= (LARGEST if high is None else high):
+        words = f"to {high}" if high is not None else "or more" if value < low else f"to {LARGEST}"
+        raise InputError(f"{option_name(field)} {value}: must be {low} {words}")

@@ -50,6 +50,8 @@ def read_text(path: Path) -> str:
 
     Raises: InputError where the file is not text.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: is not a file; give a CSV list")
     data = path.read_bytes()
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "cp1252", "latin-1"):

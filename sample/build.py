@@ -6,7 +6,6 @@ Every script runs on it where there are no photographs; accuracies on it say not
 draws the same images.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from dataset import NAME_FILE
 from layouts.parts import TEST_CSV, TRAIN_CSV
 from runtime.console import parse_arguments, run_script
 from runtime.errors import InputError
-from runtime.files import write_csv, write_folder, write_json
+from runtime.files import read_known, write_csv, write_folder, write_json
 from runtime.options import require_range
 from runtime.status import track
 from sample.scenes import SCENES, draw
@@ -49,7 +48,7 @@ def ensure_sample(folder: Path, seed: int = 0, per_class: int = PER_CLASS) -> No
     """
     about = {"name": NAME, "version": VERSION, "seed": seed, "per_class": per_class}
     about_file = folder / NAME_FILE
-    present = json.loads(about_file.read_text(encoding="utf-8")) if about_file.is_file() else {}
+    present = read_known(about_file)
     if present == about:
         return
     if folder.exists() and present.get("name") != NAME:

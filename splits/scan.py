@@ -20,14 +20,13 @@ from PIL import Image
 
 from dataset import Sample
 from runtime.errors import InputError
-from runtime.files import write_text
-from runtime.images import decode_pixels, upright_size
+from runtime.files import read_known, write_text
+from runtime.images import LARGE, decode_pixels, read_file, turn, upright_size
 from runtime.status import track
 
 CHUNK = 16  # images that a worker scans at a time
 MAX_DISTANCE = 4  # images whose 64-bit difference hashes differ in at most this many bits are duplicates
 BLOCK = 2**23  # distances computed at a time, 8 bytes each
-LARGE = 2**25  # pixels from which an image's hash may come from a JPEG's reduced size; whole, 200 million take 0.6 GB
 HASHED_SIDE = 1024  # short side that is enough for the hash of a large image
 SCAN_VERSION = 1  # raise it when the same file would give another scan
 
@@ -46,12 +45,13 @@ class Scan:
 def scan_file(path: Path) -> Scan:
     sha256 = ""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         sha256 = hashlib.sha256(data).hexdigest()
         width, height = upright_size(data)
-        pixels = decode_pixels(data, HASHED_SIDE if width * height > LARGE else 0)
-        return Scan(sha256, difference_hash(pixels), width, height)
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and their own
+        with turn(width, height):
+            pixels = decode_pixels(data, HASHED_SIDE if width * height > LARGE else 0)
+            return Scan(sha256, difference_hash(pixels), width, height)
+    except OSError as error:
         return Scan(sha256, error=" ".join(str(error).split()) or type(error).__name__)
 
 
@@ -102,13 +102,15 @@ def known_scans(paths: Sequence[Path], cache_file: Path) -> list[Scan]:
 
 def stored_scans(cache_file: Path) -> dict[str, dict[str, Any]]:
     """The content of the cache; nothing of a file that is missing or damaged."""
-    try:
-        stored = json.loads(cache_file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    names = set(Scan.__dataclass_fields__)
-    found = stored.items() if isinstance(stored, dict) else ()
-    return {key: scan for key, scan in found if isinstance(scan, dict) and scan.keys() == names}
+    return {key: scan for key, scan in read_known(cache_file).items() if is_scan(scan)}
+
+
+def is_scan(value: Any) -> bool:
+    """Whether a value of the cache is the scan of a readable file."""
+    if not isinstance(value, dict) or value.keys() != set(Scan.__dataclass_fields__) or value["error"] is not None:
+        return False
+    numbers = [value[name] for name in ("dhash", "width", "height")]
+    return isinstance(value["sha256"], str) and all(type(number) is int and 0 <= number < 2**64 for number in numbers)
 
 
 def sizes(scans: Iterable[Scan]) -> dict[str, dict[str, float]]:
@@ -150,8 +152,7 @@ def check_images(samples: Sequence[Sample], cache_file: Path, skip_bad: bool) ->
     scans = {sample.name: scan for sample, scan in zip(samples, found, strict=True)}
     bad = [f"  {sample.path}: {scans[sample.name].error}" for sample in samples if scans[sample.name].error]
     if bad and not skip_bad:
-        lines = "\n".join(bad)
-        raise InputError(f"{len(bad)} unreadable image(s); replace them, or skip them with --skip-bad:\n{lines}")
+        raise InputError(f"{len(bad)} unreadable image(s); replace them, or skip them with --skip-bad:", *bad)
     return {name: scan for name, scan in scans.items() if scan.error is None}
 
 

@@ -98,10 +98,16 @@ def test_old_run_resumes_on_its_own_cache(
 
 def test_runs_with_another_preprocessing_are_refused(tmp_path: Path) -> None:
     model = ActionNet(2)
-    record = {"classes": ["run", "sit"], "image_size": 64, "preprocessing": checkpoint.preprocessing(64)}
-    checkpoint.save_best(tmp_path, model, model.state_dict(), record, {})
+    record = {
+        "dataset": "x", "data": "x", "classes": ["run", "sit"], "weights": "x", "weights_sha256": "x", "image_size": 64,
+        "preprocessing": checkpoint.preprocessing(64), "split": {"train": 2, "val": 2, "test": 2}, "seed": 0,
+        "recipe": {}, "arguments": {}, "device": "cpu", "precision": "fp32", "versions": {}, "epoch": 1, "seconds": {},
+        "val": {"accuracy": 0.5, "loss": 1.0},
+    }  # fmt: skip
+    split = {part: {"a.png": "0"} for part in ("train", "val", "test")}
+    checkpoint.save_best(tmp_path, model, model.state_dict(), record, split)
     assert checkpoint.load_model(tmp_path, torch.device("cpu"))[1] == record
     for other in ({"version": 2}, {"resize": "the middle square of 7/8 of the short side to 64"}, {}):
-        checkpoint.save_best(tmp_path, model, model.state_dict(), record | {"preprocessing": other}, {})
+        checkpoint.save_best(tmp_path, model, model.state_dict(), record | {"preprocessing": other}, split)
         with pytest.raises(InputError, match=r"best\.pt: trained with the preprocessing of another version"):
             checkpoint.load_model(tmp_path, torch.device("cpu"))

@@ -14,8 +14,8 @@ from PIL import ExifTags, Image
 from dataset import EvalTransform, Sample
 from features.decode import DecodedImages
 from runtime.errors import InputError
-from runtime.images import MAX_PIXELS, decode_pixels, upright_size
-from splits.scan import LARGE, scan_file
+from runtime.images import LARGE, MAX_PIXELS, decode_pixels, upright_size
+from splits.scan import scan_file
 
 RAMP = np.tile(np.linspace(0, 1, 40), (30, 1))  # black on the left, white on the right
 

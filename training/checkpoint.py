@@ -10,7 +10,6 @@ results/<run>/snapshots/    the head after each epoch, float16 (train.py --snaps
 """
 
 import json
-import pickle
 import platform
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -25,16 +24,14 @@ from backbones.packed import PRETRAINED, read_packed, write_packed
 from dataset import IMAGENET_MEAN, IMAGENET_STD
 from layers.conv3x3 import accelerate
 from model import ActionNet
-from runtime.errors import InputError, first_line
-from runtime.files import check_archive, write_atomically, write_json
-from training.options import RENAMED
+from runtime.errors import InputError, first_line, naming
+from runtime.files import check_archive, read_text, write_atomically, write_json
+from training.checks import PREPROCESSING_VERSION, SplitDigests, check_record, check_split, check_tensors, upgrade
 
 BEST, LAST, RECORD, SPLIT, METRICS = "best.pt", "last.pt", "best.json", "split.json", "metrics.jsonl"
 SNAPSHOTS, CURVES = "snapshots", "loss.png"  # the curves are drawn at the end of a training
 PRETRAINED_NAME = "pretrained"  # what --run calls the network in this repository
-PREPROCESSING_VERSION = 1  # raise it when `dataset.EvalTransform` gives other pixels
-
-SplitDigests = dict[str, dict[str, str]]  # by part, file names and the SHA-256 of the files
+FIX = "give another run, or train it again"
 
 
 def preprocessing(image_size: int) -> dict[str, Any]:
@@ -99,47 +96,39 @@ def restore_model(
     content: dict[str, Any], device: torch.device, path: Path
 ) -> tuple[ActionNet, dict[str, Any], SplitDigests]:
     """The network, the record and the split in the content of a checkpoint; `path` names it in errors."""
-    record = upgrade(content["record"])
-    if record["preprocessing"]["version"] != PREPROCESSING_VERSION:
-        raise InputError(f"{path}: trained with the preprocessing of another version; start a new run")
+    with naming(path, FIX):
+        record = upgrade(content["record"])
+        if record["preprocessing"]["version"] != PREPROCESSING_VERSION:
+            raise InputError(f"{path}: trained with the preprocessing of another version; start a new run")
+        record, split = check_record(record), check_split(content["split"])
     parts = {key: content[key] for key in ("stride_on", "unfreeze", "backbone") if key in content}
     library = parts.get("backbone", RESNET) != RESNET  # has tensors that no state dict holds
-    with nullcontext() if library else torch.device("meta"):  # no time for weights that are replaced at once
-        model = ActionNet(len(record["classes"]), **parts, size=record["image_size"])
-    model.load_state_dict(content["model"], assign=not library)
+    with naming(path, FIX):
+        with nullcontext() if library else torch.device("meta"):  # no time for weights that are replaced at once
+            model = ActionNet(len(record["classes"]), **parts, size=record["image_size"])
+        check_tensors(content["model"], model.state_dict())
+        model.load_state_dict(content["model"], assign=not library)
     model.temperature = record.get("temperature", 1.0)
     model = accelerate(model).to(device, memory_format=torch.channels_last).eval()
-    return model, record, content["split"]
+    return model, record, split
 
 
 def read_record(run: Path) -> dict[str, Any]:
-    """The content of a run's `best.json`."""
-    return upgrade(json.loads((run / RECORD).read_text(encoding="utf-8")))
+    """The content of a run's `best.json`. Raises: InputError where it is damaged."""
+    with naming(run / RECORD, FIX):
+        return check_record(json.loads(read_text(run / RECORD)))
 
 
 def read_about(results: Path, name: str) -> tuple[Path, dict[str, Any], SplitDigests]:
     """The folder, the record and the split of the run `name`, or of the pretrained network; not the network itself."""
     if name == PRETRAINED_NAME:
-        run, content = results / name, read_packed(PRETRAINED)[1]
+        run, path, content = results / name, PRETRAINED, read_packed(PRETRAINED)[1]
     else:
         run = find_run(results, name, option="RUN")
-        content = read_checkpoint(run / BEST, torch.device("cpu"))
-    return run, upgrade(content["record"]), content["split"]
-
-
-def upgrade(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with the keys of this version, from one that an older version may have written."""
-    known = dict(record.get("preprocessing") or {})
-    if "version" not in known:
-        sentence = f"the middle square to {record['image_size']}, bilinear, antialiased"  # of the same pixels
-        known["version"] = PREPROCESSING_VERSION if known.get("resize") == sentence else 0
-    record = record | {"preprocessing": known}
-    if "directions" in record:
-        record["projection"] = record.pop("directions")
-    for part in ("recipe", "arguments"):
-        if part in record:
-            record[part] = {RENAMED.get(name, name): value for name, value in record[part].items()}
-    return record
+        path = run / BEST
+        content = read_checkpoint(path, torch.device("cpu"))
+    with naming(path, FIX):
+        return run, check_record(content["record"]), check_split(content["split"])
 
 
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
@@ -147,8 +136,9 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         check_archive(path)
         return torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise InputError(f"{path}: not a readable checkpoint ({first_line(error)})") from error
+    except Exception as error:  # of damaged files, zipfile and torch raise almost anything
+        what = first_line(error).partition(". ")[0]  # then torch says how to execute what is in the file
+        raise InputError(f"{path}: not a readable checkpoint ({what})") from error
 
 
 def save_last(run: Path, model: ActionNet, state: dict[str, Any]) -> None:
@@ -159,7 +149,8 @@ def save_last(run: Path, model: ActionNet, state: dict[str, Any]) -> None:
 def load_last(run: Path, model: ActionNet, device: torch.device) -> dict[str, Any]:
     """Loads the last epoch's head into `model`; returns the rest of the state."""
     state = read_checkpoint(run / LAST, device)
-    load_head(run / LAST, model, state.pop("head"))
+    with naming(run / LAST, FIX):
+        load_head(run / LAST, model, state.pop("head"))
     return state
 
 
@@ -169,6 +160,7 @@ def load_head(path: Path, model: ActionNet, head: dict[str, Any]) -> None:
         name: value.shape for name, value in model.trained_state().items()
     }:
         raise InputError(f"{path}: belongs to another network; give the run that it was written by")
+    check_tensors(head, model.state_dict())
     model.load_state_dict(head, strict=False)
 
 
@@ -203,7 +195,8 @@ def save_snapshot(run: Path, state: dict[str, Tensor], epoch: int) -> None:
 
 def find_snapshots(run: Path) -> dict[int, Path]:
     """Returns the snapshots of a run by epoch. Raises: InputError where there are fewer than two."""
-    found = {int(path.stem.removeprefix("epoch_")): path for path in sorted((run / SNAPSHOTS).glob("epoch_*.pt"))}
+    files = {path.stem.removeprefix("epoch_"): path for path in sorted((run / SNAPSHOTS).glob("epoch_*.pt"))}
+    found = {int(epoch): path for epoch, path in files.items() if epoch.isdecimal()}
     if len(found) < 2:
         raise InputError(f"{run}: has no snapshots; train with: python train.py --snapshots --run NAME")
     return found
@@ -212,7 +205,9 @@ def find_snapshots(run: Path) -> dict[int, Path]:
 def load_snapshot(path: Path, model: ActionNet) -> None:
     """Loads a snapshot's head into `model`."""
     head = read_checkpoint(path, next(model.parameters()).device)
-    load_head(path, model, {key: value.float() if value.is_floating_point() else value for key, value in head.items()})
+    with naming(path, FIX):
+        head = {key: value.float() if value.is_floating_point() else value for key, value in head.items()}
+        load_head(path, model, head)
 
 
 def newest(results: Path) -> Path | None:

@@ -23,6 +23,7 @@ from training.recipe import (
     option_values,
 )
 
+MAX_IMAGE_SIZE = 4096  # pixels; far more than any network gains from, and than memory holds
 ALLOWED_WITH_RESUME = {"data", "cache", "results", "run", "resume", "device", "workers", "no_report"}
 SHARED_WITH_HEAD = (
     "data", "cache", "results", "device", "workers", "weights", "image_size", "seed", "val_share", "ignore_duplicates",
@@ -98,6 +99,7 @@ class Args(RecipeOptions, RunOptions):
                 raise InputError(f"--{package} needs a package: pip install -r requirements-trackers.txt")
         if self.epochs is not None and self.epochs <= 0:
             raise InputError(f"--epochs {self.epochs}: must be above 0")
+        require_range("epochs", self.epochs, 1)
         if self.backbone != RESNET and self.first_trained != "none":
             what = "--recipe finetune" if self.unfreeze == "none" else f"--unfreeze {self.unfreeze}"
             raise InputError(f"{what}: is for ResNet-50; leave it out, or --backbone")
@@ -111,8 +113,9 @@ class Args(RecipeOptions, RunOptions):
             raise InputError(f"--val-share {self.val_share}: must be between 0 and 1")
         require_range("seed", self.seed, 0)
         require_range("workers", self.workers, 0)
-        if self.image_size is not None and (self.image_size < 2 * STRIDE or self.image_size % STRIDE):
-            raise InputError(f"--image-size {self.image_size}: must be a multiple of {STRIDE}, {2 * STRIDE} or more")
+        size = self.image_size
+        if size is not None and (size % STRIDE or not 2 * STRIDE <= size <= MAX_IMAGE_SIZE):
+            raise InputError(f"--image-size {size}: must be a multiple of {STRIDE}, {2 * STRIDE} to {MAX_IMAGE_SIZE}")
         if self.run == "pretrained":
             raise InputError("--run pretrained: is the name of the network in this repository; give another one")
         if not re.fullmatch(r"([\w-][\w.-]*)?", self.run):

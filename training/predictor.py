@@ -1,6 +1,5 @@
 """Predicts many images with a trained run: its engine, test-time augmentation and temperature."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from features.engines import Engine, Int8Model, Precision, choose_precision, eng
 from features.spec import FeatureSpec, dataset_digest, transform_text
 from runtime import distributed
 from runtime.device import pick_workers
-from runtime.files import write_json
+from runtime.files import read_known, write_json
 from runtime.options import PrecisionName
+from training.checks import fits
 from training.loop import predict, with_progress
 from training.trained_run import TrainedRun
 
@@ -130,8 +130,9 @@ class Predictor:
             "epoch": self.run.record["epoch"],
             "views": [transform_text(view) for view in self.views],
         }
-        known = distributed.broadcast_object(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
-        if not about.items() <= known.items():
+        known = distributed.broadcast_object(read_known(path))
+        good = fits(known.get("temperature"), float) and 0 < known["temperature"] < math.inf
+        if not (good and about.items() <= known.items()):
             with distributed.main_process_first():
                 samples = self.run.samples("val")
             logits, targets = self(samples)

@@ -1,11 +1,10 @@
 """Numbers of the training recipes (default, plain, finetune), as options with their ranges and help."""
 
-import math
 from dataclasses import Field, asdict, dataclass, field, fields, make_dataclass, replace
 from typing import Any
 
 from runtime.errors import InputError
-from runtime.options import option_name
+from runtime.options import LARGEST, option_name
 
 IMAGE_SIZE = 320  # pixels
 PLAIN_IMAGE_SIZE = 224  # pixels; what most ImageNet networks were trained on
@@ -18,7 +17,7 @@ FINE_TUNING_VIEWS = 4  # features before a stage are not mirrored: crops and mir
 FULL_CHANNEL_DROPOUT = 0.2  # channel dropout without a PCA projection
 
 
-def number(default: float, help: str, high: float = math.inf, aliases: tuple[str, ...] = ()) -> Any:
+def number(default: float, help: str, high: float = LARGEST, aliases: tuple[str, ...] = ()) -> Any:
     """A number of the recipe that is also an option; at least 0 and at most `high`."""
     return field(default=default, metadata={"help": help, "high": high, "aliases": aliases})
 

@@ -17,7 +17,7 @@ from features.engines import Precision, choose_precision
 from layouts.parts import describe_left_out
 from model import FEATURE_CHANNELS, STAGE_INPUTS, STRIDE
 from runtime import distributed
-from runtime.errors import InputError
+from runtime.errors import InputError, naming
 from runtime.files import write_json
 from runtime.status import say
 from runtime.text import wrap
@@ -27,6 +27,7 @@ from splits.groups import group_names, join_groups
 from splits.scan import check_images, group_duplicates
 from splits.split import Split, describe, split_data
 from training import checkpoint
+from training.checks import check_arguments
 from training.options import Args, resumed_args
 from training.recipe import FINE_TUNING_VIEWS, Recipe
 
@@ -144,9 +145,12 @@ def holds_features(device: torch.device, args: Args, train: int, val: int) -> bo
 def find_interrupted(args: Args) -> tuple[Args, dict[str, Any]]:
     """The arguments and the record of the run that --resume continues."""
     run = checkpoint.find_run(args.results, args.run, checkpoint.LAST)
-    stored = checkpoint.read_checkpoint(run / checkpoint.LAST, torch.device("cpu"))["arguments"]
-    args = resumed_args(args, run.name, stored)
-    args.check()
+    path = run / checkpoint.LAST
+    with naming(path, checkpoint.FIX):
+        stored = checkpoint.read_checkpoint(path, torch.device("cpu"))["arguments"]
+        check_arguments(stored)
+        args = resumed_args(args, run.name, stored)
+        args.check()
     return args, checkpoint.read_record(run)
 
 
@@ -212,9 +216,9 @@ def open_folder(run: PreparedRun) -> None:
         write_json(path, run.split.names() | groups)
         return
     stored = checkpoint.read_checkpoint(run.folder / checkpoint.LAST, torch.device("cpu"))
-    if stored["split"] != run.digests:
+    if stored.get("split") != run.digests:
         raise InputError(f"{path}: the dataset has changed since the run began; start a new run")
-    if stored["weights_sha256"] != run.weights.sha256:
+    if stored.get("weights_sha256") != run.weights.sha256:
         given = run.weights.name
         raise InputError(f"{run.folder}: was trained on other weights than {given}; give those with --weights")
 
