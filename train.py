@@ -151,7 +151,9 @@ def keep_epoch(
 
 
 def write_metrics(run: PreparedRun, state: TrainState) -> None:
-    write_text(run.folder / checkpoint.METRICS, "".join(json.dumps(row) + "\n" for row in state.history))
+    """Writes metrics.jsonl, without times: two runs with equal numbers write equal files."""
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in state.history]
+    write_text(run.folder / checkpoint.METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 TABLE_HEAD = f"""\
@@ -175,7 +177,8 @@ def finish(run: PreparedRun, state: TrainState) -> None:
     from figures import curves  # matplotlib takes a second
 
     best = best_epoch(state.history)
-    record = json.loads((run.folder / checkpoint.RECORD).read_text(encoding="utf-8")) | {"seconds": run.seconds}
+    record = json.loads((run.folder / checkpoint.RECORD).read_text(encoding="utf-8"))
+    record |= {"seconds": run.seconds, "epoch_seconds": [row["seconds"] for row in state.history]}
     write_json(run.folder / checkpoint.RECORD, record)
     title = f"{run.data.name} · {run.weights.name}"
     curves.learning_curves(state.history, best["epoch"], title, run.folder / checkpoint.CURVES)

@@ -180,13 +180,14 @@ class Int8Model:
         self.folder, self.file = folder, folder / "model.xml"
 
     def exists(self) -> bool:
-        return self.file.exists()
+        """Whether the model is there and undamaged; older versions stored no digest to tell."""
+        stored = self.file.with_suffix(".sha256")
+        return self.file.exists() and (not stored.exists() or stored.read_text() == digest_of_model(self.file))
 
     @property
     def name(self) -> str:
         """Identifies the calibrated model in keys of the feature cache and in checkpoints."""
-        content = self.file.read_bytes() + self.file.with_suffix(".bin").read_bytes()
-        return f"int8 {hashlib.sha256(content).hexdigest()}"
+        return f"int8 {digest_of_model(self.file)}"
 
     def load(self, size: int) -> OpenVINOEngine:
         """The engine for images of `size` pixels, which may differ from those of calibration."""
@@ -231,7 +232,17 @@ class Int8Model:
                     subset_size=len(parts),
                 )
             with write_folder(self.folder) as folder:
-                openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+                file = folder / self.file.name
+                openvino.save_model(model, file, compress_to_fp16=False)
+                file.with_suffix(".sha256").write_text(digest_of_model(file))
+
+
+def digest_of_model(file: Path) -> str:
+    """SHA-256 of an OpenVINO model's two files; "" where one is missing."""
+    parts = (file, file.with_suffix(".bin"))
+    if not all(part.exists() for part in parts):
+        return ""
+    return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
 
 
 def find_int8(cache: Path, name: str) -> Int8Model | None:

@@ -90,7 +90,7 @@ def scan_files(paths: Sequence[Path], cache_file: Path) -> list[Scan]:
             scans = track(pool.map(scan_file, todo, chunksize=CHUNK), "check images", len(todo))
             known |= {keys[path]: asdict(scan) for path, scan in zip(todo, scans, strict=True)}
         kept = {key: scan for key, scan in known.items() if scan["error"] is None}  # errors may be temporary
-        write_text(cache_file, json.dumps(kept))
+        write_text(cache_file, json.dumps({"sha256": checksum(kept), "scans": kept}))
     return [Scan(**known[keys[path]]) for path in paths]
 
 
@@ -102,7 +102,16 @@ def known_scans(paths: Sequence[Path], cache_file: Path) -> list[Scan]:
 
 def stored_scans(cache_file: Path) -> dict[str, dict[str, Any]]:
     """The content of the cache; nothing of a file that is missing or damaged."""
-    return {key: scan for key, scan in read_known(cache_file).items() if is_scan(scan)}
+    stored = read_known(cache_file)
+    scans = stored.get("scans", stored)  # older versions stored scans alone
+    if not isinstance(scans, dict) or stored.get("sha256", "") not in ("", checksum(scans)):
+        return {}
+    return {key: scan for key, scan in scans.items() if is_scan(scan)}
+
+
+def checksum(scans: dict[str, Any]) -> str:
+    """SHA-256 of scans as the cache stores them: a flipped bit in a hash or a size would go unnoticed."""
+    return hashlib.sha256(json.dumps(scans).encode()).hexdigest()
 
 
 def is_scan(value: Any) -> bool:

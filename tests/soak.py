@@ -86,10 +86,9 @@ def kill_once(folder: Path, run: str, after: float) -> dict[str, Any]:
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl without their times."""
+    """Rows of metrics.jsonl."""
     path = run / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def weights_of(run: Path) -> dict[str, bytes]:

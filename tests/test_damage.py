@@ -1,5 +1,6 @@
 """Damaged files that are read again: noticed by checksums, computed again where that is possible, else one line."""
 
+import json
 import os
 import pickle
 import random
@@ -87,6 +88,18 @@ def test_damaged_scans_are_made_again(kaggle: Path, tmp_path: Path, content: byt
     cache.write_bytes(content)
     assert known_scans(paths, cache) == []
     assert scan_files(paths, cache) == expected
+
+
+def test_a_wrong_digit_in_scans_is_noticed_and_older_ones_are_read(kaggle: Path, tmp_path: Path) -> None:
+    paths, cache = sorted((kaggle / "train").glob("*.jpg"))[:3], tmp_path / "scans.json"
+    expected = scan_files(paths, cache)
+    text, hashed = cache.read_text(), f'"dhash": {expected[1].dhash}'
+    cache.write_text(text.replace(hashed, f'"dhash": {expected[1].dhash ^ 1}'))
+    assert known_scans(paths, cache) == []
+    assert scan_files(paths, cache) == expected
+    assert cache.read_text() == text
+    cache.write_text(json.dumps(json.loads(text)["scans"]))
+    assert known_scans(paths, cache) == expected
 
 
 def test_a_damaged_history_is_written_again_by_resuming(

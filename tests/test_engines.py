@@ -67,6 +67,10 @@ def test_int8_features_are_close_to_float32_and_calibrated_once(
     (tmp_path / "int8-0/model.bin").write_bytes(b"another calibration")
     assert find_int8(tmp_path, name).folder == tmp_path / "int8-1"
     assert find_int8(tmp_path, "int8 of another dataset") is None
+    weights = bytearray((tmp_path / "int8-1/model.bin").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (tmp_path / "int8-1/model.bin").write_bytes(weights)
+    assert not int8.exists()  # and so is calibrated again
 
 
 def test_auto_takes_openvino_and_int8_for_many_images_only(

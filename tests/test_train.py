@@ -79,11 +79,19 @@ def test_interrupted_run_resumes_to_the_same_numbers(trained: Path, script: Scri
     again = script(trained, "train.py", "--resume", "--run", "cut")
     assert again.returncode == 0, again.stderr
     assert "continuing after epoch" in again.stdout
+    assert metrics.read_bytes() == (trained / "results/a/metrics.jsonl").read_bytes()
 
-    def without_time(path: Path) -> list[dict]:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in read_jsonl(path)]
 
-    assert without_time(metrics) == without_time(trained / "results" / "a" / "metrics.jsonl")
+def test_other_worker_counts_write_the_same_bytes(
+    kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On caches of their own, with random crops in them."""
+    monkeypatch.chdir(tmp_path)
+    for workers in (0, 1, 3):
+        name = f"w{workers}"
+        train.main(small(data=kaggle, views=2, workers=workers, run=name, cache=Path(name), no_report=True))
+    first, *others = (Path(f"results/w{workers}/metrics.jsonl").read_bytes() for workers in (0, 1, 3))
+    assert others == [first, first]
 
 
 def test_second_run_reuses_cached_features(

@@ -56,7 +56,8 @@ def check_history(rows: list[dict[str, Any]]) -> None:
         good = isinstance(row, dict) and row.get("epoch") == number
         parts = [row.get("train"), row.get("val")] if good else []
         require(good and all(isinstance(part, dict) for part in parts), f"row {number}")
-        values = [row.get(name) for name in ("lr", "calibrated", "temperature", "seconds")]
+        values = [row.get(name) for name in ("lr", "calibrated", "temperature")]
+        values += [row.get("seconds", 0.0)]  # of a checkpoint; metrics.jsonl has none
         values += [part.get(name) for part in parts for name in ("loss", "accuracy", "precision", "recall", "f1")]
         require(all(fits(value, float) for value in values), f"row {number}")
 
