@@ -34,6 +34,8 @@ OPTIONS = ("--image-size", "96", "--ignore-duplicates")  # digits are so alike t
 
 @dataclass
 class Args:
+    parts: tuple[str, ...] = ()
+    """Of amounts, balance, later, none, groups. Default: all."""
     seeds: int = 3
     """Seeds of each training."""
     results: Path = Path("results")
@@ -141,7 +143,7 @@ def balance(bench: Bench) -> dict[str, Any]:
 
 def later(bench: Bench) -> dict[str, Any]:
     """Seconds for feature maps of a set, and of the set with one more class: only new images are computed."""
-    rows = {}
+    rows, bench = {}, Bench(bench.folder / "later", bench.seeds)  # with a cache of its own
     for classes in (9, 10):
         seconds = bench.train(bench.write(f"later{classes}", [MANY] * classes), f"later_{classes}")["seconds"]
         rows[f"{classes} classes"] = {f"{phase}, s": f"{seconds[phase]:.0f}" for phase in ("features", "training")}
@@ -201,12 +203,16 @@ PARTS = {part.__name__: part for part in (amounts, balance, later, none, groups)
 
 def main(args: Args) -> None:
     require_range("seeds", args.seeds, 1)
-    results = {}
+    for name in args.parts:
+        if name not in PARTS:
+            raise InputError(f"--parts {name}: no such part; give some of: {', '.join(PARTS)}")
+    file = args.results / "own_images.json"
+    results = read(file) if file.exists() else {}
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch), args.seeds)
-        for name in track(PARTS, "own images", len(PARTS)):
-            results[name] = PARTS[name](bench)
-            write_json(args.results / "own_images.json", results)
+        for name in track(args.parts or PARTS, "own images", unit="parts"):
+            results |= {name: PARTS[name](bench)}
+            write_json(file, results)
     text = "\n".join(table(rows) for rows in results.values())
     write_text(args.results / "own_images.md", text)
     print(text)
