@@ -187,16 +187,17 @@ def finish(run: PreparedRun, state: TrainState) -> None:
 
         parts = checkpoint.load_model(run.folder, torch.device("cpu"))
         write_run_report(TrainedRun(run.folder, *parts, torch.device("cpu"), run.args.data, run.args.cache))
+    uneven = is_uneven(class_counts(run.split.val).values())
     done = len(state.history)
     early = f", stopped after {done} of {run.epochs}" if done < run.epochs else ""
     print(f"\nbest epoch: {best['epoch']}{early}")
     for part in ("train", "val"):
-        print(f"  {part:5s} raw " + "  ".join(f"{key} {value:.4f}" for key, value in best[part].items()))
+        values = (f"{key} {value:.4f}" for key, value in best[part].items() if key != "macro_f1" or uneven)
+        print(wrap(f"  {part:5s} raw {'  '.join(values)}"))
     print(f"  val   calibrated loss {best['calibrated']:.4f} (temperature {best['temperature']:.2f})")
     print("  seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in run.seconds.items()))
     names = sorted(path.name for path in run.folder.glob("[!.]*.*"))
     say(wrap(f"written: {run.folder}/: {' '.join(names)}"))
-    uneven = is_uneven(class_counts(run.split.val).values())
     print(f"{run.data.name}, {run.weights.name}: validation {headline(best['val'], uneven)} ({run.folder})")
 
 

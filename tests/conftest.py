@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -50,6 +51,21 @@ def imagenet() -> BackboneWeights:
 @pytest.fixture(scope="session")
 def untrained() -> BackboneWeights:
     return random_weights()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def random_weights_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Trainings in the process of the tests draw and digest their random weights once."""
+
+    def load(name: str) -> BackboneWeights:
+        if name != "random":
+            return load_weights(name)
+        weights = request.getfixturevalue("untrained")
+        return replace(weights, state={key: value.clone() for key, value in weights.state.items()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.run.load_weights", load)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +131,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, script: Script) -> Path:
 
 def small(**options: object) -> train.Args:
     """Arguments of a training that takes seconds."""
-    return train.Args(**{"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 2} | options)
+    usual = {"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 2, "no_report": True}
+    return train.Args(**usual | options)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -107,11 +107,12 @@ def test_options_keep_their_former_names() -> None:
 
 
 def test_ablation_trains_and_tests_rows_once(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("subprocess.run", lambda command, stdout: run_script(tmp_path, *command[1:]))
-    args = ablation.Args(data=sample, rows=("layer4 fine-tuned",), seeds=1, options=" ".join((*SMALL, "--epochs", "1")))
+    options = " ".join((*SMALL, "--epochs", "1", "--no-report"))
+    args = ablation.Args(data=kaggle, rows=("layer4 fine-tuned",), seeds=1, options=options)
     ablation.main(args)
     (measured,) = json.loads(Path("results/ablation.json").read_text())["layer4 fine-tuned"]
     run = Path("results") / measured["run"]

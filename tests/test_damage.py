@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NARROW, REPOSITORY, Script, read_jsonl, small
+from conftest import REPOSITORY, read_jsonl, small
 
 import train
 from backbones.imagenet_weights import load_weights
@@ -71,14 +71,15 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(trained: Path, tmp_path: Path,
         checkpoint.read_checkpoint(tmp_path / file, torch.device("cpu"))
 
 
-def test_a_damaged_projection_is_one_line(kaggle: Path, tmp_path: Path, script: Script) -> None:
-    options = (*NARROW, "--data", kaggle, "--epochs", 1, "-q")
-    assert script(tmp_path, "train.py", *options).returncode == 0
+def test_a_damaged_projection_is_one_line(kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train.main(small(data=kaggle, run="a", epochs=1, channels=64))
     (basis,) = tmp_path.glob("data/cache/projection-*.pt")
     flip(basis)
-    done = script(tmp_path, "train.py", *options, "--run", "b")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "a checksum in it is wrong); delete it" in done.stderr
+    with pytest.raises(
+        InputError, match=r"^data/cache/projection-\w+.pt: .* \(a checksum in it is wrong\); delete it$"
+    ):
+        train.main(small(data=kaggle, run="b", epochs=1, channels=64))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe{", b"[1]", b'{"a": 1}', b'{"a": {"sha256": "x"}}'])

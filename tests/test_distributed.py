@@ -31,6 +31,7 @@ CPU = torch.device("cpu")
 
 OPTIONS = {"weights": "random", "image_size": 64, "precision": "fp32", "epochs": 3, "low_res": 0.4, "mixup": 0.2}
 OPTIONS |= {"views": 2, "channels": 0}  # untrained features hardly vary: a projection would enlarge rounding errors
+OPTIONS["no_report"] = True
 OPTIONS["batch_size"] = 44  # of 90 images: none of the last batch are left for the second process
 
 
@@ -64,7 +65,8 @@ def both(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
     """A folder with the runs `one` and `two`, named after the number of their processes; `two` made the maps."""
     folder = tmp_path_factory.mktemp("parallel")
     (folder / "sample").symlink_to(sample)
-    arguments = [part for name, value in OPTIONS.items() for part in (f"--{name.replace('_', '-')}", value)]
+    given = {f"--{name.replace('_', '-')}": value for name, value in OPTIONS.items()}
+    arguments = [part for name, value in given.items() for part in ((name,) if value is True else (name, value))]
     output = torchrun(folder, "train.py", "--data", "sample", *arguments, "--run", "two")
     assert output.count("best epoch:") == 1  # one process prints
     with chdir(folder):

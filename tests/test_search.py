@@ -5,7 +5,6 @@ import shlex
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -16,7 +15,6 @@ from conftest import NARROW, Script, read_csv, read_json
 from filelock import FileLock
 from processes import RunningScript
 
-from backbones.imagenet_weights import BackboneWeights
 from benchmarks import search, search_study
 from runtime.arguments import parse
 from runtime.errors import InputError
@@ -25,14 +23,6 @@ from training.recipe import Recipe
 optuna = pytest.importorskip("optuna")
 OPTIONS = " ".join((*NARROW, "--epochs", "2"))
 FAST = ("number", "state", "parameters", "epoch", "epochs_done", "loss", "accuracy")  # all that is not a time
-
-
-@pytest.fixture(scope="module", autouse=True)
-def same_weights(untrained: BackboneWeights) -> Iterator[None]:
-    """Draws and digests the random weights once, not in each of a dozen searches."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.run.load_weights", lambda name: untrained)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def test_training_writes_its_numbers(trained: Path) -> None:
     assert {key: best[key] for key in ("epoch", "train", "val")} == {
         key: winner[key] for key in ("epoch", "train", "val")
     }
-    assert set(best["val"]) == {"loss", "accuracy", "precision", "recall", "f1"}
+    assert set(best["val"]) == {"loss", "accuracy", "precision", "recall", "f1", "macro_f1"}
     assert {"check", "features", "training", "sample", "weights"} <= set(best["seconds"])
     split = json.loads((run / "split.json").read_text())
     assert (len(split["test"]), len(split["val"]), len(split["train"])) == (90, 105, 405)

@@ -78,8 +78,8 @@ def test_classes_over_time_and_what_is_written(empty: Path, capsys: pytest.Captu
     images[0].save("still.png")
     predict5.main(predict5.Args(images=(Path("still.png"),)))
     (still,) = read_json(Path("results/pretrained/images/predictions.json"))["images"]
-    for name, value in still["probabilities"].items():  # in the same arithmetic: float32
-        assert float(rows[0][f"raw: {name}"]) == pytest.approx(value, abs=1e-4)
+    for name, value in still["probabilities"].items():  # in float32, too, but not in one batch
+        assert float(rows[0][f"raw: {name}"]) == pytest.approx(value, abs=1e-3)
 
 
 def test_smoothing_is_exponential_in_time_and_sums_to_one() -> None:
