@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 FOLDER, STUDY = "search", "study"  # the files are results/search/study.sqlite, …
 FOR_ALL_TRIALS = {  # what --options may hold besides the numbers that are searched
     "weights", "backbone", "image_size", "val_share", "ignore_duplicates", "skip_bad", "precision", "device", "workers",
-    "views", "channels", "warmup", "low_res", "patience",
+    "views", "channels", "warmup", "low_res", "patience", "group", "balance",
 }  # fmt: skip
 QUARTERS = 4  # of a training, after which trials of different lengths are compared
 
@@ -167,7 +167,8 @@ def try_values(study: "Study", trial: "Trial", run: PreparedRun, source: Prepare
     model, shared = new_model(run, source), source.batches
     low_res_epochs, dtype = recipe.low_res_epochs(epochs), run.precision.head
     rows = shared.train_rows, shared.val_rows
-    batches = CachedSource(model, shared.stores, *rows, recipe.batch_size, low_res_epochs, run.args.seed, dtype)
+    options = (recipe.batch_size, low_res_epochs, run.args.seed, dtype, recipe.balance == "sampling")
+    batches = CachedSource(model, shared.stores, *rows, *options)
     state = initial_state(model, recipe, epochs, len(batches), run.device, dtype)
     pruned, note = False, ""
     try:

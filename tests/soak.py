@@ -95,7 +95,7 @@ class Bench:
             process.wait(after)
         except subprocess.TimeoutExpired:
             # Not by their group: torchrun gives each of its processes one of its own.
-            subprocess.run(["pkill", "-KILL", "-f", f"--cache cache_{run} "], check=True)
+            subprocess.run(["pkill", "-KILL", "-f", f"cache cache_{run} "], check=True)
         process.communicate()
         killed = process.returncode == -signal.SIGKILL
         place = self.folder / "results" / run
