@@ -12,9 +12,12 @@ def print_metrics(values: dict[str, Any], what: str = "test set") -> None:
     print(f"\n{what}: {values['n']} images; in brackets, 95 % bootstrap intervals over {over}")
     calibration = values["calibration"]
     counts = [row["n"] for row in values["per_class"].values()]
+    if 0 in counts:
+        print(f"  {counts.count(0)} of {len(counts)} classes have no image here; the figures say nothing of them")
     macro = ("macro_f1", "macro_precision", "macro_recall") if is_uneven(counts) else ()
     if macro:
-        print(f"  classes of {min(counts)} to {max(counts)} images: first the macro averages, where each counts alike")
+        ends = f"{min(filter(None, counts))} to {max(counts)}"
+        print(f"  classes of {ends} images: first the macro averages, where each counts alike")
     for key in (*macro, "accuracy", "top5_accuracy", "loss", "precision", "recall", "f1"):
         low, high = values["intervals"][key]
         more = f"   macro {values[f'macro_{key}']:.4f}" if f"macro_{key}" in values and not macro else ""

@@ -154,4 +154,11 @@ def describe(split: Split, data: ActionData) -> str:
         parts = [name for part, name in (("val", "validation"), ("test", "test")) if part in given]
         counts.append(f"{len(split.left_out)} left out as duplicates of {' or '.join(parts)} images")
     smallest, count = min(class_counts(split.train).items(), key=lambda item: item[1])
-    return f"{', '.join(counts)}; smallest class in training: {shorten(smallest, 60)}, {count}"
+    text = f"{', '.join(counts)}; smallest class in training: {shorten(smallest, 60)}, {count}"
+    for part, samples in (("val", split.val), ("test", split.test)):
+        absent = sorted(set(data.classes) - {sample.label for sample in samples})
+        if absent:
+            names = listed([shorten(name, 60) for name in absent])
+            text += f"; no {part} images of {len(absent)} of {len(data.classes)} classes, of which its figures say "
+            text += f"nothing: {names}"
+    return text

@@ -144,6 +144,13 @@ def test_given_validation_and_test_sets_leave_training_as_it_is() -> None:
     assert split.left_out == [val[2]]
 
 
+def test_classes_without_test_images_are_named() -> None:
+    test = [Sample(f"test/a/{n}", Path(f"t{n}"), "a") for n in range(3)]
+    data = fake_data({"a": 9, "b": 9}, test)
+    text = describe(split_data(data, range(21), seed=0), data)
+    assert text.endswith("; no test images of 1 of 2 classes, of which its figures say nothing: b")
+
+
 def test_copies_of_a_whole_class_in_a_given_part_are_named() -> None:
     test = [Sample(f"test/a/{n}", Path(f"t{n}"), "a") for n in range(3)]
     with pytest.raises(
