@@ -17,6 +17,7 @@ from runtime.errors import InputError, first_line
 from runtime.status import on_terminal, say, set_quiet
 
 STOPPED = 130  # the exit code of a program that Ctrl-C ended
+WORKER_ENDED = ("DataLoader worker", "process pool was terminated abruptly")  # texts of torch and of Python
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -125,6 +126,11 @@ def report(error: Exception, args: Any) -> NoReturn:
     if type(error).__name__ == "OutOfMemoryError":  # torch's; naming it would import torch here
         batch = "give a smaller --batch-size or --device cpu" if hasattr(args, "batch_size") else "give --device cpu"
         fail(f"GPU memory is full ({first_line(error)}); {batch}")
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in WORKER_ENDED):
+        fail(
+            f"a process that decodes images was ended from outside ({first_line(error).strip()}), perhaps for want of "
+            "memory; give fewer --workers, or end other programs"
+        )
     if isinstance(error, BrokenPipeError):  # of `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would write the rest at its end
         sys.exit(1)
