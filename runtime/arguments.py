@@ -72,7 +72,7 @@ def parse(arguments: type, words: Sequence[str] | None = None, description: str 
     for word in sorted(unknown, key=lambda word: not word.startswith("-")):  # an option's value may be unknown too
         name = word.partition("=")[0]
         if not name.startswith("-"):
-            raise InputError(f"{word}: nothing takes this argument; leave it out")
+            raise InputError(f"{word or 'an empty text'}: nothing takes this argument; leave it out")
         names = [option.lstrip("-") for option in parser._option_string_actions]
         near = difflib.get_close_matches(name.lstrip("-"), names, n=1)
         raise InputError(f"no option {name}; " + (f"did you mean --{near[0]}?" if near else "--help lists all"))

@@ -1,6 +1,6 @@
 """Bad input, drawn at random: readers work, or say in one line that names the file or the option what is wrong.
 
-pytest --hypothesis-profile=long tests/test_fuzz.py draws a hundred times as many, other ones each time. tests/fuzz.py
+FUZZ=long pytest tests/test_fuzz.py draws a hundred times as many, other ones each time. tests/fuzz.py
 gives whole scripts such input.
 """
 
@@ -37,8 +37,7 @@ CPU = torch.device("cpu")
 shared = {"deadline": 20_000, "database": None, "suppress_health_check": list(HealthCheck)}  # the deadline in ms
 settings.register_profile("ci", max_examples=60, derandomize=True, **shared)
 settings.register_profile("long", max_examples=6000, **shared)
-if settings.get_current_profile_name() == "default":
-    settings.load_profile("ci")
+settings.load_profile(os.environ.get("FUZZ", "ci"))
 seeds = st.integers(0, 2**32).map(random.Random)
 words = st.sampled_from(WORDS) | st.text(max_size=12)
 
@@ -114,7 +113,7 @@ def test_arguments(script: str, rng: random.Random) -> None:
             check(args)
     except (InputError, OSError) as error:  # OSError: a name that is too long
         options = [option_name(field.name) for field in fields(module.Args)]
-        fails_well(error, *options, *filter(None, map(printable, given_words)), "images", "two runs", "IMAGE")
+        fails_well(error, *options, *filter(None, map(printable, given_words)), "empty", "images", "two runs", "IMAGE")
 
 
 @given(st.sampled_from([*FORMATS]), seeds)
