@@ -12,7 +12,7 @@ best.json, last.pt, split.json, metrics.jsonl, loss.png, report.html, network.pn
 snapshots/.
 """
 
-from runtime.console import parse_arguments, run_script, suggest
+from runtime.console import go_on_with, parse_arguments, run_script, suggest
 from training.options import Args
 
 if __name__ == "__main__":
@@ -57,8 +57,12 @@ def main(args: Args) -> None:
             args = replace(args, head=train_head(args, device))
         run = prepare_run(args, device, started)
         train(run)
-        places = RunOptions(run=run.folder.name, cache=run.args.cache, results=run.args.results)
-        suggest("predict5.py", *same_run(places))
+        suggest("predict5.py", *same_run(places_of(run)))
+
+
+def places_of(run: PreparedRun) -> RunOptions:
+    """What other scripts need to find the run."""
+    return RunOptions(run=run.folder.name, cache=run.args.cache, results=run.args.results)
 
 
 def train_head(args: Args, device: torch.device) -> str:
@@ -148,6 +152,7 @@ def keep_epoch(
     last = {"state": state.state_dict(), "arguments": run.arguments, "stores": source.stores}
     last |= {"weights_sha256": run.weights.sha256, "split": run.digests, "seconds": run.seconds}
     checkpoint.save_last(run.folder, model, last)
+    go_on_with("train.py", "--resume", *same_run(places_of(run)))
 
 
 def write_metrics(run: PreparedRun, state: TrainState) -> None:

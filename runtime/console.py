@@ -19,6 +19,7 @@ from runtime.status import on_terminal, say, set_quiet
 STOPPED = 130  # the exit code of a program that Ctrl-C ended
 WORKER_ENDED = ("DataLoader worker", "process pool was terminated abruptly")  # texts of torch and of Python
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WAY_ON: list[str] = []  # how to continue what Ctrl-C stops, where something is saved
 
 
 def in_notebook() -> bool:
@@ -89,6 +90,7 @@ def run_script(main: Callable[[Any], None], args: Any) -> None:
     Exits with 2 after one line on stderr where `main` raises InputError or OSError (full disk, read-only folder) or
     runs out of GPU memory, with 130 on Ctrl-C and SIGTERM.
     """
+    WAY_ON.clear()  # of a script before this one in a notebook
     interrupt = Interrupt()
     before = handle_signals(interrupt)
     try:
@@ -104,7 +106,7 @@ def run_script(main: Callable[[Any], None], args: Any) -> None:
 
 def end_stopped() -> NoReturn:
     """Ends a stopped script, whose temporary files are gone by now, with its processes that decode."""
-    print("\nstopped", file=sys.stderr)
+    print(f"\nstopped{''.join(WAY_ON)}", file=sys.stderr)
     if in_notebook():
         sys.exit(STOPPED)
     from multiprocessing import active_children
@@ -139,11 +141,20 @@ def report(error: Exception, args: Any) -> NoReturn:
     raise error
 
 
-def suggest(script: str, *words: object) -> None:
-    """Prints the command that comes next, quoted for a shell, as the last line. Files are given as `Path`."""
+def command_line(script: str, *words: object) -> str:
+    """A command that calls another script as this one was called, quoted for a shell. Files are given as `Path`."""
     python = sys.orig_argv[0]  # as the user called it, perhaps by a relative path; not where IPython or torchrun did
     if in_notebook() or Path(python).is_absolute():
         python = "python"
     files = [f"./{word}" if isinstance(word, Path) and str(word)[0] == "-" else str(word) for word in words]
-    command = [python, str(Path(sys.argv[0]).with_name(script)), *files]
-    say(f"next: {shlex.join(command)}")
+    return shlex.join([python, str(Path(sys.argv[0]).with_name(script)), *files])
+
+
+def suggest(script: str, *words: object) -> None:
+    """Prints the command that comes next, as the last line."""
+    say(f"next: {command_line(script, *words)}")
+
+
+def go_on_with(script: str, *words: object) -> None:
+    """Sets the command that Ctrl-C names from now on, as the one that continues the work."""
+    WAY_ON[:] = [f"; go on with: {command_line(script, *words)}"]
