@@ -197,8 +197,9 @@ def finish(run: PreparedRun, state: TrainState) -> None:
     early = f", stopped after {done} of {run.epochs}" if done < run.epochs else ""
     print(f"\nbest epoch: {best['epoch']}{early}")
     for part in ("train", "val"):
-        shown = ("loss", "macro_f1" if uneven else "accuracy", "accuracy" if uneven else "precision", "recall", "f1")
-        print(f"  {part:5s} raw " + "  ".join(f"{key} {best[part][key]:.4f}" for key in shown))
+        keys = ("loss", *(("macro_f1", "accuracy", "f1") if uneven else ("accuracy", "precision", "recall", "f1")))
+        shown = (f"{key} {best[part][key]:.4f}" for key in keys if key in best[part])  # older epochs lack macro_f1
+        print(f"  {part:5s} raw " + "  ".join(shown))
     print(f"  val   calibrated loss {best['calibrated']:.4f} (temperature {best['temperature']:.2f})")
     print("  seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in run.seconds.items()))
     names = sorted(path.name for path in run.folder.glob("[!.]*.*"))

@@ -85,7 +85,7 @@ def is_uneven(counts: Iterable[int]) -> bool:
 
 def headline(values: dict[str, Any], uneven: bool) -> str:
     """The metrics that stand for a result: accuracy, and before it macro F1 where classes are uneven."""
-    macro = f"macro F1 {values['macro_f1']:.4f}, " if uneven else ""
+    macro = f"macro F1 {values['macro_f1']:.4f}, " if uneven and "macro_f1" in values else ""  # older runs have none
     return f"{macro}accuracy {values['accuracy']:.4f}"
 
 

@@ -98,9 +98,10 @@ class EvaluationReport:
         """
         logits = self.logits / self.temperature
         values = report(logits, self.targets, self.classes)
-        values["intervals"] = bootstrap_intervals(logits, self.targets, self.classes, self.groups)
-        if self.groups is not None:
-            values["groups"] = len(np.unique(self.groups))
+        count = 0 if self.groups is None else len(np.unique(self.groups))
+        groups = self.groups if count > 1 else None  # of one group, no interval can be told
+        values["intervals"] = bootstrap_intervals(logits, self.targets, self.classes, groups)
+        values |= {"groups": count} if count else {}
         values |= self.write_calibration()
         values |= {"confused_pairs": self.write_confused_pairs(), "label_issues": self.write_label_errors()} | about
         write_json(self.folder / "metrics.json", values)

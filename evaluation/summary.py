@@ -8,7 +8,8 @@ from evaluation.predictions import class_lines, short_name
 
 def print_metrics(values: dict[str, Any], what: str = "test set") -> None:
     """Prints the content of `metrics.json`."""
-    over = f"{values['groups']} groups of images" if "groups" in values else "test images"
+    over = f"{values['groups']} groups of images" if values.get("groups", 0) > 1 else "test images"
+    over += "; all are of one group: too narrow" if values.get("groups") == 1 else ""
     print(f"\n{what}: {values['n']} images; in brackets, 95 % bootstrap intervals over {over}")
     calibration = values["calibration"]
     counts = [row["n"] for row in values["per_class"].values()]

@@ -181,8 +181,8 @@ class Int8Model:
 
     def exists(self) -> bool:
         """Whether the model is there and undamaged; older versions stored no digest to tell."""
-        stored = self.file.with_suffix(".sha256")
-        return self.file.exists() and (not stored.exists() or stored.read_text() == digest_of_model(self.file))
+        stored, digest = self.file.with_suffix(".sha256"), digest_of_model(self.file).encode()
+        return bool(digest) and (not stored.exists() or stored.read_bytes() == digest)
 
     @property
     def name(self) -> str:

@@ -61,24 +61,30 @@ class ImageFinder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.other_parts = {name for names in FOLDER_NAMES.values() for name in names} - {folder.name.lower()}
+        own = folder.name.lower()
+        self.own_names = next((names for names in FOLDER_NAMES.values() if own in names), (own,))
 
     def find(self, given: str) -> str | None:
         """The name of an image relative to the folder above `folder`; None where there is none, or are several.
 
-        Of a path from elsewhere (`/home/x/train/a.jpg`, `C:\\set\\a.jpg`, `../a.jpg`), the longest end that is a file
-        in the folder counts, unless what is before it names another part, whose images may have the same names. A name
-        without suffix is that of the only image that has it.
+        Of a path from elsewhere (`/home/x/train/a.jpg`, `C:\\set\\a.jpg`, `../a.jpg`, `set/train/a.jpg`), the longest
+        end that is a file in the folder counts, unless the last part named before it is another one, whose images may have
+        the same names. A name without suffix is that of the only image that has it.
         """
         parts = PurePosixPath(posixpath.normpath(given.replace("\\", "/"))).parts
-        ends = [
-            "/".join(parts[start:])
-            for start in range(len(parts))
-            if parts[start] not in ("/", "..") and self.other_parts.isdisjoint(map(str.lower, parts[:start]))
-        ]
+        starts = [start for start in range(len(parts)) if parts[start] not in ("/", "..")]
+        ends = ["/".join(parts[start:]) for start in starts if start == 0 or self.is_elsewhere(parts[:start])]
         name = next((end for end in ends if os.path.isfile(f"{self.folder}/{end}")), None)
         name = name or next(filter(None, map(self.by_stem.get, ends)), None)
         return f"{self.folder.name}/{name}" if name else None
+
+    def is_elsewhere(self, before: tuple[str, ...]) -> bool:
+        """Whether folders in front of a name may be left out: those of another machine, or this part's own."""
+        all_names = {name for names in FOLDER_NAMES.values() for name in names} | {*self.own_names}
+        named = [folder for folder in map(str.lower, before) if folder in all_names]
+        if named:
+            return named[-1] in self.own_names
+        return before[0] in ("/", "..") or ":" in before[0]
 
     @cached_property
     def by_stem(self) -> dict[str, str | None]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from layouts.csv_lists import NAME_COLUMNS, ImageFinder
 from layouts.parts import find_parts
 from runtime.errors import InputError
 from runtime.options import group_pattern
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def group_names(data: ActionData, option: str) -> dict[str, str]:
@@ -20,7 +24,8 @@ def group_names(data: ActionData, option: str) -> dict[str, str]:
 
     Raises: InputError where the column is missing, or no two images share a group.
     """
-    pattern = group_pattern(option)
+    table = training_table(data)
+    pattern = None if table is not None and option.lower() in map(str.lower, table.columns) else group_pattern(option)
     names = [sample.name for sample in data.labelled]
     if pattern:
         matches = {name: match for name in names if (match := pattern.search(name))}
@@ -36,17 +41,24 @@ def group_names(data: ActionData, option: str) -> dict[str, str]:
     return groups
 
 
+def training_table(data: ActionData) -> "pd.DataFrame | None":
+    """The CSV list of the training images; None where class folders list them."""
+    from runtime.tables import read_table  # imports pandas
+
+    place = find_parts(data.root).get("train")
+    return read_table(place.csv) if place and place.csv else None
+
+
 def column_values(data: ActionData, column: str) -> dict[str, str]:
     """The values of a column of the dataset's CSV lists, by the images' names."""
     from runtime.tables import find_column, read_table  # imports pandas
 
     values: dict[str, str] = {}
-    parts = find_parts(data.root)
-    if "train" not in parts or not parts["train"].csv:
+    if training_table(data) is None:
         raise InputError(
             f'--group {column}: {data.root} has no CSV with columns; give a pattern for image names, as "(clip_\\d+)_"'
         )
-    for part, place in parts.items():
+    for part, place in find_parts(data.root).items():
         if place.csv:
             table = read_table(place.csv)
             found = find_column(table, place.csv, [column.lower()], required=part == "train")
@@ -66,5 +78,7 @@ def join_groups(numbers: Sequence[int], names: Sequence[str | None]) -> np.ndarr
     offset = int(numbers.max(initial=-1)) + 1
     edges = [(n, offset + own[name]) for n, name in zip(numbers, names, strict=True) if name is not None]
     nodes = offset + len(own)
-    graph = coo_array((np.ones(len(edges), dtype=bool), np.array(edges).T), shape=(nodes, nodes))
+    graph = coo_array(
+        (np.ones(len(edges), dtype=bool), np.array(edges, dtype=int).reshape(-1, 2).T), shape=(nodes, nodes)
+    )
     return connected_components(graph, directed=False)[1][numbers]

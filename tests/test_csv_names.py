@@ -25,6 +25,9 @@ def rename(kaggle: Path, change: Callable[[str], str]) -> None:
         lambda name: f"C:\\Users\\some one\\set\\train\\{name}",
         lambda name: f"../input/human-action-recognition/{name}",
         lambda name: f"gs://bucket/{name}",
+        lambda name: f"training/{name}",
+        lambda name: f"HAR/Training/{name}",
+        lambda name: f"C:\\Users\\test\\har\\train\\{name}",
         lambda name: name.removesuffix(".jpg"),
         lambda name: f"/data/train/{name.removesuffix('.jpg')}",
     ],
@@ -43,7 +46,9 @@ def test_the_longest_end_of_a_path_counts(kaggle: Path) -> None:
     assert [sample.name for sample in read_dataset(kaggle).train] == ["train/a/Image_0.jpg", "train/Image_0.jpg"]
 
 
-@pytest.mark.parametrize("prefix", ["test/", "../test/", "/home/someone/HAR/test/", "C:\\set\\Validation\\"])
+@pytest.mark.parametrize(
+    "prefix", ["test/", "../test/", "/home/someone/HAR/test/", "C:\\set\\Validation\\", "/train/x/test/", "walking/"]
+)
 def test_another_parts_image_of_the_same_name_is_not_taken(kaggle: Path, prefix: str) -> None:
     rename(kaggle, lambda name: f"{prefix}{name}")
     with pytest.raises(InputError, match=r"20 of 20 files do not exist"):

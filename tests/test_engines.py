@@ -71,6 +71,11 @@ def test_int8_features_are_close_to_float32_and_calibrated_once(
     weights[len(weights) // 2] ^= 1
     (tmp_path / "int8-1/model.bin").write_bytes(weights)
     assert not int8.exists()  # and so is calibrated again
+    weights[len(weights) // 2] ^= 1
+    (tmp_path / "int8-1/model.bin").write_bytes(weights)
+    assert int8.exists()
+    (tmp_path / "int8-1/model.sha256").write_bytes(b"\xff")
+    assert not int8.exists()
 
 
 def test_auto_takes_openvino_and_int8_for_many_images_only(

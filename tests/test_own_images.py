@@ -14,15 +14,18 @@ from torch.nn.functional import cross_entropy
 
 import predict5
 import train
-from dataset import ActionData, Sample, read_dataset
+from backbones.imagenet_weights import BackboneWeights
+from dataset import ActionData, Sample, TrainTransform, read_dataset
 from evaluation.bootstrap import bootstrap_intervals
 from evaluation.metrics import is_uneven
 from features.batches import epoch_order
+from features.decode import ImageReader
+from model import build_model
 from runtime.arguments import parse
 from runtime.errors import InputError
 from splits.groups import group_names, join_groups
-from splits.split import hold_out, split_data
-from training.feeds import class_weights, sampling_shares
+from splits.split import hold_out_groups, split_data
+from training.feeds import ImageSource, class_weights, sampling_shares
 from training.loop import row_losses
 
 UNEVEN = torch.tensor([0] * 90 + [1] * 9 + [2])
@@ -52,13 +55,14 @@ def people(kaggle: Path) -> Path:
 def parts_of(data: ActionData, option: str, seed: int) -> list[set[str]]:
     groups = group_names(data, option)
     names = [groups.get(sample.name) for sample in data.labelled]
-    split = split_data(data, join_groups(range(len(names)), names), seed)
+    split = split_data(data, join_groups(range(len(names)), names), seed, is_grouped=True)
     return [{groups.get(sample.name, sample.name) for sample in part} for part in (split.train, split.val, split.test)]
 
 
 def test_images_of_a_group_are_in_one_part(clips: Path, people: Path) -> None:
     for folder, option, count in ((clips, r"(clip_\d+)_", 12), (people, "person", 6)):
         data = read_dataset(folder)
+        assert len({frozenset(parts_of(data, option, seed)[2]) for seed in range(5)}) > 1  # the seed chooses
         for seed in range(5):
             parts = parts_of(data, option, seed)
             assert all(parts)
@@ -76,15 +80,38 @@ def test_several_brackets_and_chains_make_groups(clips: Path) -> None:
     assert [sorted(np.flatnonzero(joined == number)) for number in joined[[0, 3, 4]]] == [[0, 1, 2], [3, 5], [4]]
 
 
-def test_a_class_of_three_groups_is_split_whatever_their_size() -> None:
-    samples = [Sample(f"{n}", Path(), "ab"[n >= 90]) for n in range(96)]
-    group_of = {f"{n}": n if n < 90 else 90 + n % 3 for n in range(96)}
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 1, 8), (5, 1, 1)])
+def test_a_class_of_three_groups_is_split_whatever_their_size(sizes: tuple[int, ...]) -> None:
+    numbers = [*range(90), *(90 + group for group, size in enumerate(sizes) for _ in range(size))]
+    samples = [Sample(f"{n}", Path(), "ab"[n >= 90]) for n in range(len(numbers))]
     data = ActionData("set", Path(), ["a", "b"], samples)
     for seed in range(5):
-        split = split_data(data, list(group_of.values()), seed)
-        assert [sum(s.label == "b" for s in part) for part in (split.train, split.val, split.test)] == [2, 2, 2]
-    kept, held = hold_out(samples[90:92], {"90": 0, "91": 0}, 0.5, np.random.default_rng(0))
-    assert (kept, held) == (samples[90:92], [])  # the only group stays
+        split = split_data(data, numbers, seed, is_grouped=True)
+        counts = [sum(s.label == "b" for s in part) for part in (split.train, split.val, split.test)]
+        assert sorted(counts) == sorted(sizes)
+    with pytest.raises(InputError, match=r"'b' \(4 in 2 groups\); .* with --group, each needs three groups"):
+        split_data(
+            ActionData("set", Path(), ["a", "b"], samples[:94]), [*range(90), 90, 90, 91, 91], 0, is_grouped=True
+        )
+    held = hold_out_groups(samples[90:92], {"90": 0, "91": 0}, 0.5, np.random.default_rng(0), leave=1)[1]
+    assert held == []  # the only group stays
+
+
+def test_people_with_images_of_every_class_are_held_out_in_the_right_number() -> None:
+    """Whatever the order of the rows."""
+    rows = [(f"{person} {label} {n}", label, person) for person in range(20) for label in range(15) for n in range(3)]
+    for seed in range(4):
+        shuffled = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+        for order in (rows, shuffled, sorted(rows, key=lambda row: row[1])):
+            samples = [Sample(name, Path(), f"c{label:02d}") for name, label, _ in order]
+            data = ActionData("set", Path(), sorted({sample.label for sample in samples}), samples)
+            split = split_data(data, [person for _, _, person in order], seed, is_grouped=True)
+            assert len({sample.name.split()[0] for sample in split.test}) == 3  # 15 % of 20
+            assert len({sample.name.split()[0] for sample in split.val}) in (3, 4)  # 20 % of 17
+
+
+def test_images_that_are_in_no_group_make_none() -> None:
+    assert sorted(join_groups([0, 1, 1], [None, None, None])) == [0, 1, 1]
 
 
 def test_wrong_groups_are_one_line(people: Path, clips: Path) -> None:
@@ -164,6 +191,34 @@ def test_sampling_draws_classes_alike() -> None:
     counts = torch.stack([drawn(seed) for seed in range(60)]).float().mean(0)
     assert counts.numpy() == pytest.approx([100 / 3] * 3, abs=3)
     assert drawn(1).tolist() == drawn(1).tolist()
+
+
+def test_an_image_that_is_drawn_often_is_cropped_anew(untrained: BackboneWeights, tmp_path: Path) -> None:
+    for n in range(10):
+        blobs(n, (200, 160)).save(tmp_path / f"{n}.png")
+    samples = [Sample(f"{n}", tmp_path / f"{n}.png", "ab"[n == 9]) for n in range(10)]
+    model = build_model(untrained, 2)
+    source = ImageSource(
+        model, samples, [], ["a", "b"], TrainTransform(64), 10, ImageReader(torch.device("cpu"), 0), 0, balanced=True
+    )
+    ((images, targets),) = source.train(1)
+    crops = {pixels.numpy().tobytes() for pixels in images[targets == 1]}
+    assert len(crops) == (targets == 1).sum() > 2
+
+
+def test_older_epochs_without_macro_average_are_resumed(
+    kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = (kaggle / "Training_set.csv").read_text().splitlines()
+    (kaggle / "Training_set.csv").write_text("\n".join(rows[:1] + rows[1::2] + rows[2:10:2]))
+    train.main(small(data=kaggle, run="o", epochs=1))
+    last = torch.load("results/o/last.pt", weights_only=True)
+    for part in ("train", "val"):
+        last["state"]["history"][0][part].pop("macro_f1")
+    torch.save(last, "results/o/last.pt")
+    train.main(train.Args(resume=True, run="o"))
+    assert "validation accuracy" in capsys.readouterr().out
 
 
 def test_macro_figures_come_first_where_classes_are_uneven(

@@ -114,7 +114,10 @@ class ImageSource:
         generator = epoch_generator(self.seed, epoch)
         order = epoch_order(len(self), generator, self.shares)
         seeds = torch.randint(2**62, (len(self),), generator=generator).tolist()  # of crops and flips
-        return self.batches(self.train_samples, self.transform, order, seeds)
+        if self.shares is None:
+            return self.batches(self.train_samples, self.transform, order, seeds)
+        drawn = [self.train_samples[row] for row in order.tolist()]  # a crop for each time that an image is drawn
+        return self.batches(drawn, self.transform, torch.arange(len(drawn)), seeds)
 
     def val(self) -> Batches:
         order = torch.arange(len(self.val_samples))

@@ -118,14 +118,14 @@ def prepare_alone(args: Args, device: torch.device, started: str) -> PreparedRun
         groups = find_groups(data, args.group)
         if groups:
             numbers = join_groups(numbers, [groups.get(sample.name) for sample in data.labelled])
-        split = split_data(data, numbers, args.seed, args.val_share)
+        split = split_data(data, numbers, args.seed, args.val_share, bool(groups))
     in_memory = holds_features(device, args, len(split.train), len(split.val))
     recipe, epochs = args.resolve_recipe(len(split.train), in_memory)
     int8_possible = recipe.views > 0 and args.backbone == RESNET  # others are unmeasured
     images = recipe.views * len(split.train) + len(split.val) if int8_possible else 0
     precision = choose_precision(device, args.precision, images)
     digests = {part: {name: scans[name].sha256 for name in names} for part, names in split.names().items()}
-    say(wrap(f"{data.name}: {len(data.classes)} classes; {describe(split, data)}"))
+    say(wrap(f"{data.name}: {len(data.classes)} classes; {describe(split, data, bool(groups))}"))
     processes = f" x {distributed.world_size()}" if distributed.world_size() > 1 else ""
     say(wrap(f"weights: {weights.name}, {precision.backbone}; {device.type}{processes}; run: {folder}"))
     return PreparedRun(

@@ -16,12 +16,13 @@ from layouts.parts import EXAMPLES
 from model import ActionNet
 from runtime import distributed
 from runtime.errors import InputError
+from runtime.files import read_known
 from runtime.images import image_files
 from runtime.options import RunOptions
 from runtime.status import say
 from runtime.text import wrap
 from sample.build import NAME as SAMPLE_NAME
-from splits.groups import group_names, join_groups
+from splits.groups import join_groups
 from splits.scan import check_images, group_duplicates
 from training import checkpoint
 
@@ -114,11 +115,10 @@ class TrainedRun:
 
     def groups(self, samples: Sequence[Sample]) -> np.ndarray | None:
         """Group numbers (N,) of images of a run whose split kept groups together (--group); else None."""
-        option = self.record["arguments"].get("group")
-        if not option:
+        if not self.record["arguments"].get("group"):
             return None
-        names = group_names(self.dataset, option)
-        return join_groups(range(len(samples)), [names.get(sample.name) for sample in samples])
+        names = read_known(self.folder / checkpoint.SPLIT).get("groups", {})
+        return join_groups(range(len(samples)), [names.get(sample.name) for sample in samples]) if names else None
 
     def test_examples(self, indices: Sequence[int]) -> list[Example]:
         """Test images by their positions in the test set. Raises: InputError naming a position out of range."""
