@@ -68,8 +68,8 @@ class ImageFinder:
         """The name of an image relative to the folder above `folder`; None where there is none, or are several.
 
         Of a path from elsewhere (`/home/x/train/a.jpg`, `C:\\set\\a.jpg`, `../a.jpg`, `set/train/a.jpg`), the longest
-        end that is a file in the folder counts, unless the last part named before it is another one, whose images may have
-        the same names. A name without suffix is that of the only image that has it.
+        end that is a file in the folder counts, unless the last part named before it is another one, whose images may
+        have the same names. A name without suffix is that of the only image that has it.
         """
         parts = PurePosixPath(posixpath.normpath(given.replace("\\", "/"))).parts
         starts = [start for start in range(len(parts)) if parts[start] not in ("/", "..")]

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,9 +10,6 @@ from layouts.csv_lists import NAME_COLUMNS, ImageFinder
 from layouts.parts import find_parts
 from runtime.errors import InputError
 from runtime.options import group_pattern
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def group_names(data: ActionData, option: str) -> dict[str, str]:
@@ -24,8 +20,7 @@ def group_names(data: ActionData, option: str) -> dict[str, str]:
 
     Raises: InputError where the column is missing, or no two images share a group.
     """
-    table = training_table(data)
-    pattern = None if table is not None and option.lower() in map(str.lower, table.columns) else group_pattern(option)
+    pattern = None if option.lower() in column_names(data) else group_pattern(option)
     names = [sample.name for sample in data.labelled]
     if pattern:
         matches = {name: match for name in names if (match := pattern.search(name))}
@@ -41,12 +36,12 @@ def group_names(data: ActionData, option: str) -> dict[str, str]:
     return groups
 
 
-def training_table(data: ActionData) -> "pd.DataFrame | None":
-    """The CSV list of the training images; None where class folders list them."""
+def column_names(data: ActionData) -> list[str]:
+    """Columns of the CSV list of the training images, in lower case; none where class folders list them."""
     from runtime.tables import read_table  # imports pandas
 
     place = find_parts(data.root).get("train")
-    return read_table(place.csv) if place and place.csv else None
+    return [name.lower() for name in read_table(place.csv).columns] if place and place.csv else []
 
 
 def column_values(data: ActionData, column: str) -> dict[str, str]:
@@ -54,7 +49,7 @@ def column_values(data: ActionData, column: str) -> dict[str, str]:
     from runtime.tables import find_column, read_table  # imports pandas
 
     values: dict[str, str] = {}
-    if training_table(data) is None:
+    if not column_names(data):
         raise InputError(
             f'--group {column}: {data.root} has no CSV with columns; give a pattern for image names, as "(clip_\\d+)_"'
         )

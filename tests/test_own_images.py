@@ -1,5 +1,6 @@
 """One's own images: groups that a split keeps together, uneven classes, the answer for images of no class."""
 
+import json
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -114,6 +115,13 @@ def test_images_that_are_in_no_group_make_none() -> None:
     assert sorted(join_groups([0, 1, 1], [None, None, None])) == [0, 1, 1]
 
 
+def test_a_column_may_have_brackets_in_its_name(people: Path) -> None:
+    plain = group_names(read_dataset(people), "person")
+    table = people / "Training_set.csv"
+    table.write_text(table.read_text().replace("Person", "Person (id)"))
+    assert group_names(read_dataset(people), "person (id)") == plain
+
+
 def test_wrong_groups_are_one_line(people: Path, clips: Path) -> None:
     data, folders = read_dataset(people), read_dataset(clips)
     with pytest.raises(InputError, match=r"Training_set.csv: no column actor, found filename, label, Person"):
@@ -150,9 +158,14 @@ def test_groups_are_stored_resumed_and_tested(
     assert read_json(Path("results/h/split.json")) == split
     capsys.readouterr()
     predict5.main(predict5.Args(run="g", no_report=True))
-    groups = {split["groups"].get(name, name) for name in split["test"]}
-    assert read_json(Path("results/g/test/metrics.json"))["groups"] == len(groups)
-    assert f"95 % bootstrap intervals over {len(groups)} groups of images" in capsys.readouterr().out
+    assert len({split["groups"].get(name, name) for name in split["test"]}) == 1  # of five people
+    assert read_json(Path("results/g/test/metrics.json"))["groups"] == 1
+    assert "intervals over test images; all are of one group: too narrow" in capsys.readouterr().out
+    split["groups"] |= {name: name for name in split["test"]}  # as if each were another's
+    Path("results/g/split.json").write_text(json.dumps(split))
+    (people / "Training_set.csv").write_text((people / "Training_set.csv").read_text().replace("Person", "someone"))
+    predict5.main(predict5.Args(run="g", no_report=True))  # takes the groups of the training, not of today's table
+    assert f"95 % bootstrap intervals over {len(split['test'])} groups of images" in capsys.readouterr().out
 
 
 def test_intervals_over_groups_are_wider_where_groups_are_alike() -> None:
