@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -36,11 +36,20 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         write(partial)
         os.replace(partial, path)
     except (RuntimeError, OSError) as error:
-        if getattr(error, "errno", None) or shutil.disk_usage(path.parent).free > FULL:
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise_named(error, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def raise_named(error: RuntimeError | OSError, path: Path) -> NoReturn:
+    """Raises the error of writing to `path` with its name: of a full disk, Python gives none, torch no reason either."""
+    if isinstance(error, OSError) and error.errno:
+        if error.filename:
+            raise error
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    if shutil.disk_usage(path.parent).free > FULL:
+        raise error
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def require_file(path: Path) -> None:
@@ -88,6 +97,8 @@ def write_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             os.replace(path, old)
         os.replace(partial, path)
+    except OSError as error:
+        raise_named(error, path)
     finally:
         if old.exists() and not path.exists():  # stopped between the two steps
             os.replace(old, path)

@@ -82,6 +82,32 @@ def test_interrupted_run_resumes_to_the_same_numbers(trained: Path, script: Scri
     assert metrics.read_bytes() == (trained / "results/a/metrics.jsonl").read_bytes()
 
 
+def test_a_run_stopped_within_its_first_epoch_starts_anew(
+    kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train.main(small(data=kaggle, run="whole"))
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save_last", stop)
+        train.main(small(data=kaggle, run="cut"))
+    folder = Path("results/cut")
+    assert (folder / "best.pt").exists()
+    (folder / ".123.last.pt").write_text("half")  # as SIGKILL leaves it
+    train.main(small(data=kaggle, run="cut"))
+    assert (folder / "metrics.jsonl").read_bytes() == Path("results/whole/metrics.jsonl").read_bytes()
+    assert not list(folder.glob(".*"))
+    for name in ("last.pt", "loss.png", "network.png", "network.json"):  # somebody kept the network alone
+        (folder / name).unlink(missing_ok=True)
+    record = json.loads((folder / "best.json").read_text())
+    (folder / "best.json").write_text(json.dumps(record | {"epoch": 2}))
+    with pytest.raises(InputError, match=r"--run cut: results/cut exists; give another name, or delete it"):
+        train.main(small(data=kaggle, run="cut"))
+
+
 def test_other_worker_counts_write_the_same_bytes(
     kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from layouts.parts import describe_left_out
 from model import FEATURE_CHANNELS, STAGE_INPUTS, STRIDE
 from runtime import distributed
 from runtime.errors import InputError, naming
-from runtime.files import write_json
+from runtime.files import read_known, write_json
 from runtime.status import say
 from runtime.text import wrap
 from runtime.version import commit
@@ -31,7 +31,9 @@ from training.checks import check_arguments
 from training.options import Args, resumed_args
 from training.recipe import FINE_TUNING_VIEWS, Recipe
 
-BEFORE_FIRST_EPOCH = {checkpoint.SPLIT, checkpoint.SNAPSHOTS, "tensorboard", "wandb"}  # a run stopped there starts anew
+# A run that was stopped before its first epoch's last.pt starts anew.
+BEFORE_FIRST_EPOCH = {checkpoint.SPLIT, checkpoint.SNAPSHOTS, "tensorboard", "wandb"}
+IN_FIRST_EPOCH = BEFORE_FIRST_EPOCH | {checkpoint.BEST, checkpoint.RECORD, checkpoint.METRICS}
 
 
 @dataclass(frozen=True)
@@ -195,16 +197,24 @@ def run_folder(args: Args, started: str) -> Path:
     folder = args.results / (args.run or started)
     if not distributed.is_main():
         return folder  # the main process may have made it by now
-    taken = folder.exists() and {path.name for path in folder.iterdir()} - BEFORE_FIRST_EPOCH
-    if taken and not args.resume:
-        way = "--resume to continue it" if checkpoint.LAST in taken else "delete it (it has no epoch to continue from)"
+    if not args.resume and folder.exists() and not is_unstarted(folder):
+        way = "--resume to continue it" if (folder / checkpoint.LAST).exists() else "delete it"
         raise InputError(f"--run {folder.name}: {folder} exists; give another name, or {way}")
     return folder
+
+
+def is_unstarted(folder: Path) -> bool:
+    """Whether a run's folder holds nothing but what a training writes before its first epoch is complete."""
+    names = {path.name for path in folder.iterdir() if path.name[0] != "."}  # without half-written files
+    return names <= IN_FIRST_EPOCH and read_known(folder / checkpoint.RECORD).get("epoch", 1) == 1
 
 
 def open_folder(run: PreparedRun) -> None:
     """Makes the run's folder and writes the split; with --resume, checks that images and weights are the same."""
     path = run.folder / checkpoint.SPLIT
+    if distributed.is_main():
+        for partial in run.folder.glob(".[0-9]*.*"):  # of a process that was killed while it wrote
+            partial.unlink()
     if not run.args.resume:
         if not distributed.is_main():
             return
