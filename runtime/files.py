@@ -42,7 +42,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def raise_named(error: RuntimeError | OSError, path: Path) -> NoReturn:
-    """Raises the error of writing to `path` with its name: of a full disk Python gives none, torch not even a reason."""
+    """Raises the error of writing to `path` with its name: of a full disk Python gives none, torch not even why."""
     if isinstance(error, OSError) and error.errno:
         if error.filename:
             raise error
