@@ -145,8 +145,9 @@ def test_quick_changes_count_both(page: Page, photographs: list[Path]) -> None:
     page.set_input_files("#file", photographs[0])
     delay(page, "changes", 1500)
     for number in range(2):
-        page.locator(".column[data-column='relu2'] .tile").nth(number).click()
-        expect(page.locator("#switch")).to_have_text("Switch off")
+        next_tile = page.locator(".column[data-column='relu2'] .tile").nth(number)
+        next_tile.click()
+        expect(page.locator("#number")).to_have_value(next_tile.get_attribute("data-channel"))
         page.click("#switch")
     expect(page.locator("#changes .chip")).to_have_count(2)
     assert page.locator(".tile.off").count() == 2
