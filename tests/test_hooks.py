@@ -159,6 +159,11 @@ def test_passes_between_the_recorded_ones_change_neither_outputs_nor_gradients(i
     assert not torch.equal(seen[0][2], seen[2][2])
 
 
+def tensors_in_use() -> int:
+    gc.collect()
+    return sum(issubclass(type(item), Tensor) for item in gc.get_objects())
+
+
 def memory_in_use() -> int:
     """Resident bytes on Linux; elsewhere 0, and the test rests on the tensors."""
     pages = Path("/proc/self/statm")
@@ -173,13 +178,11 @@ def test_a_thousand_recordings_leak_no_memory() -> None:
             model(images.requires_grad_()).sum().backward()
         if use % 100 == 0:
             alive.append(weakref.ref(acts["relu#1"]))
-            gc.collect()
-            tensors = sum(issubclass(type(item), Tensor) for item in gc.get_objects())
-            if use == 100:
-                settled, memory = tensors, memory_in_use()
+        if use == 100:
+            settled, memory = tensors_in_use(), memory_in_use()
+    assert tensors_in_use() <= settled
     del acts
     gc.collect()
-    assert tensors <= settled
     assert memory_in_use() < memory + 100e6
     assert not any(reference() is not None for reference in alive)
     assert not any(module._forward_hooks for module in model.modules())
