@@ -62,6 +62,14 @@ def shares(page: Page) -> list[str]:
     return [bar.get_attribute("style") for bar in page.locator(".class .bar i").all()]
 
 
+def bars_follow_values(page: Page) -> bool:
+    """Whether the bars of all lists in the panel are on one scale."""
+    rows = page.locator("#detail .row").all()
+    values = [abs(float(row.locator(".value").inner_text().replace("−", "-"))) for row in rows]
+    widths = [float(re.search(r"[\d.]+", row.locator("i").get_attribute("style"))[0]) for row in rows]
+    return widths == pytest.approx([100 * value / max(values) for value in values], abs=1.5)
+
+
 def tile(page: Page, column: str) -> Locator:
     return page.locator(f".column[data-column='{column}'] .tile").first
 
@@ -116,6 +124,10 @@ def test_overlays_comparison_and_threshold(page: Page, photographs: list[Path]) 
     page.set_input_files("#file", photographs[1])
     expect(page.locator("#verdict strong")).to_have_count(2)
     expect(page.locator(".tile canvas")).to_have_count(112)
+    assert page.locator("#walk").evaluate("walk => walk.scrollWidth <= walk.clientWidth")  # all classes are seen
+    page.locator(".class").first.click()
+    expect(page.locator("#detail h2")).to_contain_text("B: logit")
+    assert bars_follow_values(page)
     page.click("#compare")
     expect(page.locator(".tile canvas")).to_have_count(56)
 

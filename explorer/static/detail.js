@@ -7,6 +7,7 @@ import { changed, channelTitle, factor, keepingFocus, state, title, words } from
 const $ = (id) => document.getElementById(id);
 const card = (heading, note, ...children) =>
   h("div", { class: "card" }, h("h3", {}, heading), note && h("p", { class: "note" }, note), ...children);
+const largest = (values) => Math.max(...values.map(Math.abs), 1e-9);
 let request = new AbortController();
 
 export async function loadDetail(actions) {
@@ -91,17 +92,17 @@ function mapCard(found, slot, both) {
   return card(both ? `Map on ${slot}` : "Map", note, canvas, colourBar(map));
 }
 
-// A list of channels with their maps and signed shares.
-function channelRows(list, actions, digits) {
-  const most = Math.max(...list.shares.map(Math.abs), 1e-9);
+// A list of channels with their maps and signed bars: of shares, or, up to `end`, of what they add to a logit.
+function channelRows(list, actions, end) {
+  const most = end ?? largest(list.shares);
   return list.channels.map((channel, place) => {
-    const share = list.shares[place];
-    const text = digits ? signed(list.values[place], digits) : `${signed(100 * share, 1)} %`;
+    const value = end ? list.values[place] : list.shares[place];
+    const text = end ? signed(value, 3) : `${signed(100 * value, 1)} %`;
     const row = [
       list.column === "input" ? h("span", { class: "dot", style: { background: channelTitle("input", channel) } })
         : h("span", { class: "maps" }, mapCanvas(list.maps, place)),
       h("span", { class: "name" }, channelTitle(list.column, channel)),
-      h("span", { class: `signed ${share < 0 ? "minus" : "plus"}` }, h("i", { style: { width: `${(100 * Math.abs(share)) / most}%` } })),
+      h("span", { class: `signed ${value < 0 ? "minus" : "plus"}` }, h("i", { style: { width: `${(100 * Math.abs(value)) / most}%` } })),
       h("span", { class: "value" }, text),
     ];
     if (list.column === "input") return h("div", { class: "row" }, row);
@@ -148,7 +149,7 @@ const added = (on) => card(`Adds to logits${on}`, "of the likeliest classes, on 
   h("div", { class: "list", id: "added" }, "…"));
 
 function addedRows(found, actions) {
-  const most = Math.max(...found.classes.map(({ logit }) => Math.abs(logit)), 1e-9);
+  const most = largest(found.classes.map(({ logit }) => logit));
   return found.classes.map(({ class: index, logit }) => h("button", {
     type: "button", class: "row", onclick: () => actions.select({ class: index }),
   },
@@ -183,14 +184,14 @@ export function indexOffer(actions) {
 }
 
 function classPanel(found, actions) {
-  const [first] = found;
   const name = words(state.network.classes[state.selection.class]);
-  const sums = `logit ${signed(first.logit, 2)} = ${signed(first.sums[0], 2)} for, ${signed(first.sums[1], 2)} against, ${signed(first.bias, 2)} bias`;
-  const side = (heading, list) => card(heading, list.maps ? null : "none", list.maps && h("div", { class: "list" }, channelRows(list, actions, 3)));
+  const sums = found.map(({ logit, sums: [plus, minus], bias }, place) => `${found.length > 1 ? `${"AB"[place]}: ` : ""}logit ${signed(logit, 2)} = ${signed(plus, 2)} for, ${signed(minus, 2)} against, ${signed(bias, 2)} bias`).join("; ");
+  const end = largest(found.flatMap((one) => [...(one.for.values ?? []), ...(one.against.values ?? [])])); // one scale
+  const side = (heading, list) => card(heading, list.maps ? null : "none", list.maps && h("div", { class: "list" }, channelRows(list, actions, end)));
   return [
     h("div", { class: "heading" }, h("h2", {}, name, " ", h("small", {}, sums)),
       h("button", { type: "button", id: "close", "aria-label": "Close", onclick: () => actions.select(null) }, "×")),
-    h("div", { class: "cards" },
+    h("div", { class: found.length > 1 ? "cards pairs" : "cards" },
       ...found.flatMap((one, place) => {
         const on = found.length > 1 ? ` on ${["A", "B"][place]}` : "";
         return [side(`Channels for it${on}`, one.for), side(`Channels against it${on}`, one.against)];
