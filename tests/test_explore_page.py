@@ -125,6 +125,7 @@ def test_overlays_comparison_and_threshold(page: Page, photographs: list[Path]) 
     expect(page.locator("#verdict strong")).to_have_count(2)
     expect(page.locator(".tile canvas")).to_have_count(112)
     assert page.locator("#walk").evaluate("walk => walk.scrollWidth <= walk.clientWidth")  # all classes are seen
+    expect(page.locator("#line-scale")).to_contain_text(re.compile("layer1.*layer4.*head 1.*head 2.*classes"))
     page.locator(".class").first.click()
     expect(page.locator("#detail h2")).to_contain_text("B: logit")
     assert bars_follow_values(page)

@@ -97,17 +97,18 @@ function drawClasses(select) {
   }));
 }
 
-// Edges of all columns, from the classes backwards; each is drawn when it is there. Stops where the photograph changes.
+// Edges of all columns, from the classes backwards; each is drawn when it is there. Stops where something changes, or
+// where they are asked for anew.
 export async function loadEdges() {
-  const look = looks.A;
-  const summary = look.summary;
-  state.edges = {};
+  const { summary } = looks.A;
+  const edges = {};
+  state.edges = edges;
   const columns = state.network.columns.slice(2).map(({ name }) => name).reverse();
   for (const column of ["classes", ...columns]) {
     await state.pending; // a click goes first
     const answer = await (column === "classes" ? about("A", "class_edges") : about("A", "edges", { column }));
-    if (looks.A !== look || look.summary !== summary) return;
-    state.edges[column] = answer.shares;
+    if (state.edges !== edges || looks.A.summary !== summary) return;
+    edges[column] = answer.shares;
     drawEdges();
   }
 }
