@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import pytest
 from browser import delay, drop, saved
 from conftest import REPOSITORY
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from explorer.server import UPLOADS
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a webcam
@@ -158,9 +161,8 @@ def test_quick_changes_count_both(page: Page, photographs: list[Path]) -> None:
     page.set_input_files("#file", photographs[0])
     delay(page, "changes", 1500)
     for number in range(2):
-        next_tile = page.locator(".column[data-column='relu2'] .tile").nth(number)
-        next_tile.click()
-        expect(page.locator("#number")).to_have_value(next_tile.get_attribute("data-channel"))
+        (chosen := page.locator(".column[data-column='relu2'] .tile").nth(number)).click()
+        expect(page.locator("#number")).to_have_value(chosen.get_attribute("data-channel"))
         page.click("#switch")
     expect(page.locator("#changes .chip")).to_have_count(2)
     assert page.locator(".tile.off").count() == 2
@@ -286,3 +288,13 @@ def test_fifty_requests_at_once(server: str, photographs: list[Path]) -> None:
 
     with ThreadPoolExecutor(50) as pool:
         assert list(pool.map(ask, range(50))) == [(200, f"{number}.jpg") for number in range(50)]
+
+
+def test_stalled_uploads_do_not_block_others(server: str, photographs: list[Path]) -> None:
+    host = server.split("/")[2]
+    head = f"POST /api/images HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n".encode()
+    stalled = [socket.create_connection(host.split(":")) for _ in range(UPLOADS)]
+    for connection in stalled:
+        connection.sendall(head + b"a first part")
+    assert httpx.post(f"{server}/api/images", content=photographs[0].read_bytes(), timeout=30).status_code == 200
+    assert all(b"stopped for" in connection.recv(4096) for connection in stalled)
