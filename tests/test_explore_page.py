@@ -132,6 +132,7 @@ def test_overlays_comparison_and_threshold(page: Page, photographs: list[Path]) 
     page.locator(".class").first.click()
     expect(page.locator("#detail h2")).to_contain_text("B: logit")
     assert bars_follow_values(page)
+    assert b'class="report comparing"' in saved(page, "report")  # small tiles there too
     page.click("#compare")
     expect(page.locator(".tile canvas")).to_have_count(56)
 
@@ -292,9 +293,8 @@ def test_fifty_requests_at_once(server: str, photographs: list[Path]) -> None:
 
 def test_stalled_uploads_do_not_block_others(server: str, photographs: list[Path]) -> None:
     host = server.split("/")[2]
-    head = f"POST /api/images HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n".encode()
-    stalled = [socket.create_connection(host.split(":")) for _ in range(UPLOADS)]
-    for connection in stalled:
-        connection.sendall(head + b"a first part")
+    start = f"POST /api/images HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\na first part".encode()
+    for connection in (stalled := [socket.create_connection(host.split(":")) for _ in range(UPLOADS)]):
+        connection.sendall(start)
     assert httpx.post(f"{server}/api/images", content=photographs[0].read_bytes(), timeout=30).status_code == 200
     assert all(b"stopped for" in connection.recv(4096) for connection in stalled)

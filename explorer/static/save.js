@@ -69,14 +69,14 @@ async function report() {
   const copy = await copyOfPage();
   const heading = `${looks.A.name} · ${state.network.run}`;
   const head = h("head", {}, h("meta", { charset: "utf-8" }), h("title", {}, heading), h("style", {}, await styles()));
-  const body = h("body", { class: "report" }, h("header", {}, h("h1", {}, "See Actions"), h("p", { id: "run" }, heading)), copy);
+  const body = h("body", { class: `report ${document.body.className}` }, h("header", {}, h("h1", {}, "See Actions"), h("p", { id: "run" }, heading)), copy);
   return `<!doctype html>\n${h("html", { lang: "en" }, head, body).outerHTML}`;
 }
 
 // The browser itself draws the report, as an image in SVG.
 async function image() {
   const [width, height] = [document.documentElement.clientWidth, document.documentElement.scrollHeight];
-  const body = h("div", { class: "report page" }, h("style", {}, await styles()),
+  const body = h("div", { class: `report page ${document.body.className}` }, h("style", {}, await styles()),
     h("header", {}, h("h1", {}, "See Actions"), h("p", { id: "run" }, state.network.run)), await copyOfPage());
   body.style.width = `${width}px`;
   const content = new XMLSerializer().serializeToString(body);
